@@ -1,0 +1,28 @@
+//! Tokenizers and chat templates, from Hugging Face files and from GGUF metadata.
+//!
+//! * [`Tokenizer`]: text to ids and back, with byte offsets, stop tokens, and the model's chat template;
+//!   [`TokenStream`] turns ids into text while they are being generated.
+//! * [`ChatTemplate`]: the model's own Jinja template, rendered as `transformers` renders it, with the
+//!   spans of its `{% generation %}` blocks.
+//! * [`Message`]: one turn of a conversation, with whatever extra keys its row had.
+//!
+//! Nothing is added behind the caller's back: [`Tokenizer::encode`] recognises special tokens that are
+//! written in the text and adds none; truncation and padding settings of a `tokenizer.json` are ignored.
+
+mod chat_template;
+mod error;
+mod generation_blocks;
+mod gguf;
+mod message;
+mod pretrained;
+mod python_json;
+mod python_text;
+mod strftime;
+mod token_stream;
+mod tokenizer;
+
+pub use chat_template::{ChatTemplate, RenderInput, Rendered};
+pub use error::Error;
+pub use message::Message;
+pub use token_stream::TokenStream;
+pub use tokenizer::{TokenSpan, Tokenizer};

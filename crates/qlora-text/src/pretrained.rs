@@ -1,0 +1,198 @@
+//! A model directory's tokenizer, as `transformers` lays it out.
+
+use crate::Error;
+use crate::tokenizer::{Parts, SPECIAL_KEYS, Tokenizer, parse_definition};
+use serde_json::{Map, Value, json};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+/// The chat templates of a model, by name.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Templates {
+    named: Vec<(String, String)>,
+}
+
+impl Templates {
+    pub(crate) fn single(source: &str) -> Self {
+        Self { named: vec![("default".to_owned(), source.to_owned())] }
+    }
+
+    pub(crate) fn chat(&self) -> Option<&str> {
+        // A list without a `default` is still unambiguous when it has one element.
+        self.get("default").or(match &self.named[..] {
+            [(_, source)] => Some(source),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn tool_use(&self) -> Option<&str> {
+        self.get("tool_use")
+    }
+
+    pub(crate) fn mention(&self, token: &str) -> bool {
+        self.named.iter().any(|(_, source)| source.contains(token))
+    }
+
+    pub(crate) fn write_to(&self, config: &mut Map<String, Value>) {
+        match &self.named[..] {
+            [] => {}
+            [(name, source)] if name == "default" => {
+                config.insert("chat_template".to_owned(), source.as_str().into());
+            }
+            named => {
+                let list = named.iter().map(|(name, source)| json!({"name": name, "template": source}));
+                config.insert("chat_template".to_owned(), list.collect());
+            }
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.named.iter().find(|(n, _)| n == name).map(|(_, source)| source.as_str())
+    }
+
+    fn set(&mut self, name: &str, source: String) {
+        match self.named.iter_mut().find(|(n, _)| n == name) {
+            Some((_, old)) => *old = source,
+            None => self.named.push((name.to_owned(), source)),
+        }
+    }
+
+    /// A `chat_template` value: one template, or a list of `{"name", "template"}`.
+    fn read(&mut self, path: &Path, value: &Value) -> Result<(), Error> {
+        let wrong = || Error::Key {
+            path: path.to_owned(),
+            key: "chat_template".to_owned(),
+            expected: "a string, or a list of objects with `name` and `template`",
+        };
+        match value {
+            Value::Null => {}
+            Value::String(source) => self.set("default", source.clone()),
+            Value::Array(list) => {
+                for entry in list {
+                    let text = |key| entry.get(key).and_then(Value::as_str).ok_or_else(wrong);
+                    self.set(text("name")?, text("template")?.to_owned());
+                }
+            }
+            _ => return Err(wrong()),
+        }
+        Ok(())
+    }
+}
+
+/// The text of a special token: a string, or an object with `content`.
+pub(crate) fn token_text(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value.get("content")?.as_str())
+}
+
+impl Tokenizer {
+    /// Reads a model directory: `tokenizer.json`; where present `tokenizer_config.json`,
+    /// `special_tokens_map.json`, the stop tokens of `generation_config.json` and `config.json`, and the chat
+    /// template from `chat_template.jinja` and `additional_chat_templates/`, `chat_template.json`, or
+    /// `tokenizer_config.json`, the first found.
+    ///
+    /// # Errors
+    /// When a file cannot be read, is damaged, or names a token that the vocabulary lacks.
+    pub fn from_directory(directory: impl AsRef<Path>) -> Result<Self, Error> {
+        let directory = directory.as_ref();
+        let path = directory.join("tokenizer.json");
+        let definition = fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        let inner = parse_definition(&definition, &path.display().to_string())?;
+        let mut parts = Parts::new(definition, directory.display().to_string());
+
+        let config_path = directory.join("tokenizer_config.json");
+        parts.config = read_object(&config_path)?.unwrap_or_default();
+        if let Some(map) = read_object(&directory.join("special_tokens_map.json"))? {
+            for key in SPECIAL_KEYS {
+                if let (None | Some(Value::Null), Some(token)) = (parts.config.get(key), map.get(key)) {
+                    parts.config.insert(key.to_owned(), token.clone());
+                }
+            }
+        }
+        parts.templates = read_templates(directory, &config_path, parts.config.get("chat_template"))?;
+        parts.config.remove("chat_template");
+
+        let special = |key: &str| -> Result<Option<u32>, Error> {
+            let Some(token) = parts.config.get(key).and_then(token_text) else { return Ok(None) };
+            match inner.token_to_id(token) {
+                Some(id) => Ok(Some(id)),
+                // A padding token that is not there is of no consequence: nothing pads.
+                None if key == "pad_token" => Ok(None),
+                None => Err(Error::NotInVocabulary {
+                    origin: config_path.display().to_string(),
+                    key: key.to_owned(),
+                    token: token.to_owned(),
+                }),
+            }
+        };
+        parts.bos = special("bos_token")?;
+        parts.pad = special("pad_token")?;
+        parts.eos = special("eos_token")?.into_iter().collect();
+        for name in ["generation_config.json", "config.json"] {
+            let path = directory.join(name);
+            let Some(object) = read_object(&path)? else { continue };
+            for id in stop_ids(&path, &object)? {
+                if !parts.eos.contains(&id) {
+                    parts.eos.push(id);
+                }
+            }
+        }
+        parts.adds_bos =
+            parts.config.get("add_bos_token").and_then(Value::as_bool).filter(|_| parts.bos.is_some());
+        Self::from_parts(inner, parts)
+    }
+}
+
+fn stop_ids(path: &Path, object: &Map<String, Value>) -> Result<Vec<u32>, Error> {
+    let id = |value: &Value| {
+        value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| Error::Key {
+            path: path.to_owned(),
+            key: "eos_token_id".to_owned(),
+            expected: "a token id or a list of token ids",
+        })
+    };
+    match object.get("eos_token_id") {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::Array(ids)) => ids.iter().map(id).collect(),
+        Some(value) => Ok(vec![id(value)?]),
+    }
+}
+
+fn read_templates(
+    directory: &Path,
+    config_path: &Path,
+    in_config: Option<&Value>,
+) -> Result<Templates, Error> {
+    let mut templates = Templates::default();
+    if let Some(source) = read_text(&directory.join("chat_template.jinja"))? {
+        templates.set("default", source);
+        let folder = directory.join("additional_chat_templates");
+        if let Some(source) = read_text(&folder.join("tool_use.jinja"))? {
+            templates.set("tool_use", source);
+        }
+        return Ok(templates);
+    }
+    let path = directory.join("chat_template.json");
+    if let Some(object) = read_object(&path)? {
+        templates.read(&path, object.get("chat_template").unwrap_or(&Value::Null))?;
+        return Ok(templates);
+    }
+    templates.read(config_path, in_config.unwrap_or(&Value::Null))?;
+    Ok(templates)
+}
+
+/// `None` when the file does not exist.
+fn read_text(path: &Path) -> Result<Option<String>, Error> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::Read { path: path.to_owned(), source }),
+    }
+}
+
+fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, Error> {
+    let Some(text) = read_text(path)? else { return Ok(None) };
+    let value =
+        serde_json::from_str(&text).map_err(|source| Error::Json { path: path.to_owned(), source })?;
+    Ok(Some(value))
+}

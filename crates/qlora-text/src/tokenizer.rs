@@ -1,0 +1,284 @@
+use crate::pretrained::Templates;
+use crate::{ChatTemplate, Error};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The keys under which `tokenizer_config.json` names special tokens, and templates know them.
+pub(crate) const SPECIAL_KEYS: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
+
+/// Tokens that end a turn in the chat formats in use. One of them stops generation when the vocabulary has
+/// it and the model's chat template writes it.
+const TURN_ENDS: [&str; 6] =
+    ["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|END_OF_TURN_TOKEN|>"];
+
+/// A tokenizer: text to token ids and back.
+///
+/// Cheap to share behind a reference or an `Arc`: every method takes `&self` and none locks.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// `tokenizer.json` as it was read or made, for [`save`](Self::save).
+    definition: Arc<[u8]>,
+    /// `tokenizer_config.json`, unknown keys included.
+    config: Map<String, Value>,
+    templates: Templates,
+    bos: Option<u32>,
+    eos: Vec<u32>,
+    pad: Option<u32>,
+    adds_bos: bool,
+    special: BTreeMap<u32, String>,
+    vocab_size: usize,
+    origin: String,
+}
+
+/// A token and the text it came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenSpan {
+    /// The token.
+    pub id: u32,
+    /// First byte of its text.
+    pub start: usize,
+    /// One past the last byte of its text. Tokens that share one character all have that whole character.
+    pub end: usize,
+}
+
+/// What a tokenizer is made of.
+pub(crate) struct Parts {
+    pub(crate) definition: Vec<u8>,
+    pub(crate) config: Map<String, Value>,
+    pub(crate) templates: Templates,
+    pub(crate) bos: Option<u32>,
+    /// Stop tokens that the files declare, the tokenizer's own first.
+    pub(crate) eos: Vec<u32>,
+    pub(crate) pad: Option<u32>,
+    pub(crate) adds_bos: Option<bool>,
+    pub(crate) origin: String,
+}
+
+impl Parts {
+    pub(crate) fn new(definition: Vec<u8>, origin: String) -> Self {
+        Self {
+            definition,
+            config: Map::new(),
+            templates: Templates::default(),
+            bos: None,
+            eos: Vec::new(),
+            pad: None,
+            adds_bos: None,
+            origin,
+        }
+    }
+}
+
+/// Reads a `tokenizer.json`.
+pub(crate) fn parse_definition(definition: &[u8], origin: &str) -> Result<tokenizers::Tokenizer, Error> {
+    tokenizers::Tokenizer::from_bytes(definition)
+        .map_err(|error| Error::Definition { origin: origin.to_owned(), reason: error.to_string() })
+}
+
+impl Tokenizer {
+    /// Reads one `tokenizer.json`. It knows no beginning, end and padding tokens and no chat template: those
+    /// stand in other files, which [`from_directory`](Self::from_directory) reads.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is no tokenizer.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let definition =
+            std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        let parts = Parts::new(definition, path.display().to_string());
+        let inner = parse_definition(&parts.definition, &parts.origin)?;
+        Self::from_parts(inner, parts)
+    }
+
+    pub(crate) fn from_parts(mut inner: tokenizers::Tokenizer, parts: Parts) -> Result<Self, Error> {
+        let Parts { definition, config, templates, bos, mut eos, pad, adds_bos, origin } = parts;
+        let adds_bos = match (adds_bos, bos) {
+            (Some(adds_bos), _) => adds_bos,
+            (None, Some(bos)) => {
+                inner.encode_fast("", true).map_err(Error::tokenizer)?.get_ids().first() == Some(&bos)
+            }
+            (None, None) => false,
+        };
+        // These would change ids or offsets without being asked: a template or the caller adds special
+        // tokens, and nobody cuts or pads.
+        inner.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(Error::tokenizer)?;
+
+        let special = inner
+            .get_added_tokens_decoder()
+            .into_iter()
+            .filter_map(|(id, token)| token.special.then_some((id, token.content)))
+            .collect();
+        let vocab_size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        for end in TURN_ENDS {
+            if let Some(id) = inner.token_to_id(end)
+                && templates.mention(end)
+                && !eos.contains(&id)
+            {
+                eos.push(id);
+            }
+        }
+        Ok(Self {
+            inner,
+            definition: definition.into(),
+            config,
+            templates,
+            bos,
+            eos,
+            pad,
+            adds_bos,
+            special,
+            vocab_size,
+            origin,
+        })
+    }
+
+    /// The ids of a text. Special tokens written in the text are recognised; none are added.
+    ///
+    /// # Errors
+    /// When the tokenizer's own rules fail (a vocabulary without the bytes it needs).
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
+        Ok(self.inner.encode_fast(text, false).map_err(Error::tokenizer)?.get_ids().to_vec())
+    }
+
+    /// [`encode`](Self::encode), with the bytes of `text` that each token stands for.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_with_offsets(&self, text: &str) -> Result<Vec<TokenSpan>, Error> {
+        let encoding = self.inner.encode(text, false).map_err(Error::tokenizer)?;
+        let spans = encoding.get_ids().iter().zip(encoding.get_offsets());
+        Ok(spans.map(|(&id, &(start, end))| TokenSpan { id, start, end }).collect())
+    }
+
+    /// The text of ids. Bytes that are no UTF-8 become U+FFFD.
+    ///
+    /// # Errors
+    /// [`Error::UnknownId`] for an id outside the vocabulary.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, Error> {
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
+            return Err(Error::UnknownId { id, vocab_size: self.vocab_size });
+        }
+        self.inner.decode(ids, skip_special).map_err(Error::tokenizer)
+    }
+
+    /// The token of an id, as it stands in the vocabulary (a byte-level one writes a space as `Ġ`).
+    #[must_use]
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The id of a token, as it stands in the vocabulary.
+    #[must_use]
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// One more than the largest id. The model's embedding may have more rows.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// Whether an id is a special (control) token.
+    #[must_use]
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special.contains_key(&id)
+    }
+
+    /// The special (control) tokens and their texts, by id.
+    pub fn special_tokens(&self) -> impl Iterator<Item = (u32, &str)> {
+        self.special.iter().map(|(&id, text)| (id, text.as_str()))
+    }
+
+    /// The token that begins a text.
+    #[must_use]
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// Whether the model expects [`bos`](Self::bos) in front of a plain text. A chat template writes its own.
+    #[must_use]
+    pub fn adds_bos(&self) -> bool {
+        self.adds_bos
+    }
+
+    /// All tokens that end generation: the tokenizer's end token first, then those of the generation
+    /// configuration, then the end-of-turn tokens that the chat template writes. May be empty.
+    #[must_use]
+    pub fn eos(&self) -> &[u32] {
+        &self.eos
+    }
+
+    /// The token that fills a batch. Nothing in these crates pads.
+    #[must_use]
+    pub fn pad(&self) -> Option<u32> {
+        self.pad
+    }
+
+    /// The model's chat template, with the special tokens as variables.
+    ///
+    /// # Errors
+    /// [`Error::NoChatTemplate`] when there is none, [`Error::TemplateSyntax`] when it is no valid Jinja.
+    pub fn chat_template(&self) -> Result<ChatTemplate, Error> {
+        match self.templates.chat() {
+            Some(source) => self.chat_template_from(source, self.templates.tool_use()),
+            None => Err(Error::NoChatTemplate { origin: self.origin.clone() }),
+        }
+    }
+
+    /// A chat template that is not the model's own, with this tokenizer's special tokens as variables.
+    ///
+    /// # Errors
+    /// [`Error::TemplateSyntax`] when it is no valid Jinja.
+    pub fn chat_template_from(&self, source: &str, tool_use: Option<&str>) -> Result<ChatTemplate, Error> {
+        let mut template = ChatTemplate::new(source)?;
+        if let Some(tool_use) = tool_use {
+            template = template.with_tool_use(tool_use)?;
+        }
+        for key in SPECIAL_KEYS {
+            if let Some(token) = self.config.get(key).and_then(crate::pretrained::token_text) {
+                template = template.with_variable(key, token);
+            }
+        }
+        Ok(template)
+    }
+
+    /// The source of the model's chat template.
+    #[must_use]
+    pub fn chat_template_source(&self) -> Option<&str> {
+        self.templates.chat()
+    }
+
+    /// Writes `tokenizer.json` and `tokenizer_config.json`, the chat template in it, so that `transformers`
+    /// loads them. Each file appears whole or not at all; the directory must exist.
+    ///
+    /// # Errors
+    /// [`Error::Write`] with the file.
+    pub fn save(&self, directory: impl AsRef<Path>) -> Result<(), Error> {
+        let directory = directory.as_ref();
+        let write = |source| Error::Write { source };
+        qlora_files::atomic::write_bytes(directory.join("tokenizer.json"), &self.definition)
+            .map_err(write)?;
+        let mut config = self.config.clone();
+        self.templates.write_to(&mut config);
+        qlora_files::atomic::write_json(directory.join("tokenizer_config.json"), &config).map_err(write)
+    }
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("origin", &self.origin)
+            .field("vocab_size", &self.vocab_size)
+            .field("bos", &self.bos)
+            .field("eos", &self.eos)
+            .field("pad", &self.pad)
+            .finish_non_exhaustive()
+    }
+}
