@@ -1,0 +1,231 @@
+use crate::RowShape;
+use std::path::PathBuf;
+
+/// Why a data set could not be made or sampled.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A row cannot be used.
+    #[error("{}, line {line}: {problem}", path.display())]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with the row.
+        problem: Box<RowProblem>,
+    },
+    /// Two rows of one file have different shapes.
+    #[error(
+        "{}: line {first_line} has the shape {first}, but line {line} has the shape {other}; \
+         put the rows of each shape into a file of their own",
+        path.display()
+    )]
+    MixedShapes {
+        /// The file.
+        path: PathBuf,
+        /// The line of the first row.
+        first_line: usize,
+        /// Its shape.
+        first: RowShape,
+        /// The line of the first row that differs.
+        line: usize,
+        /// Its shape.
+        other: RowShape,
+    },
+    /// The file has no rows.
+    #[error("{}: no rows; the file is empty or holds only blank lines", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Every row was skipped.
+    #[error("{}: none of the {rows} rows can be used; the first problem, in line {line}: {problem}", path.display())]
+    NothingLeft {
+        /// The file.
+        path: PathBuf,
+        /// How many rows there are.
+        rows: usize,
+        /// The line of the first skipped row.
+        line: usize,
+        /// Why it was skipped.
+        problem: String,
+    },
+    /// A sampler over nothing, or with batches of nothing.
+    #[error("cannot sample {samples} samples in batches of {batch_size}: both must be at least 1")]
+    NothingToSample {
+        /// Number of samples.
+        samples: usize,
+        /// Samples per batch.
+        batch_size: usize,
+    },
+    /// A sampler's state does not belong to this data set.
+    #[error(
+        "the data cursor {cursor} is beyond the {samples} samples; the data is not that of the checkpoint"
+    )]
+    Cursor {
+        /// The position within the epoch.
+        cursor: usize,
+        /// Number of samples.
+        samples: usize,
+    },
+}
+
+/// What is wrong with one row.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RowProblem {
+    /// The line is not UTF-8.
+    #[error("not valid UTF-8 at byte {byte} of the line; save the file as UTF-8")]
+    NotUtf8 {
+        /// Offset in the line, from 0.
+        byte: usize,
+    },
+    /// The line is not JSON.
+    #[error("not valid JSON: {source}")]
+    Json {
+        /// Where (the column is that of the line) and why the parser stopped.
+        source: serde_json::Error,
+    },
+    /// The line is JSON but no object.
+    #[error("expected one JSON object per line (JSONL), found {found}; {hint}")]
+    NotAnObject {
+        /// What stands there.
+        found: &'static str,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The row has none of the known shapes.
+    #[error("expected `messages`, or `prompt` and `completion`, or `input_ids`; found the keys {keys:?}")]
+    UnknownShape {
+        /// The keys of the row.
+        keys: Vec<String>,
+    },
+    /// The row has the keys of several shapes.
+    #[error("the row could be {first} or {second}; name the shape of the file")]
+    AmbiguousShape {
+        /// One shape.
+        first: RowShape,
+        /// Another.
+        second: RowShape,
+    },
+    /// A key is missing or holds something unexpected.
+    #[error("`{key}`: expected {expected}, found {found}")]
+    Field {
+        /// The key.
+        key: &'static str,
+        /// What should stand there.
+        expected: &'static str,
+        /// What does.
+        found: String,
+    },
+    /// The tokenizer or the chat template refused the row.
+    #[error("{source}")]
+    Text {
+        /// Why.
+        source: qlora_text::Error,
+    },
+    /// The row is a conversation and there is no usable chat template.
+    #[error("{reason}")]
+    NoTemplate {
+        /// Why there is none.
+        reason: String,
+    },
+    /// The row is text and there is no tokenizer.
+    #[error("the row is text, and only rows with `input_ids` can be used without a tokenizer")]
+    NoTokenizer,
+    /// The chat template does not continue its own generation prompt with the assistant's turn.
+    #[error(
+        "message {turn}: the chat template, asked for an assistant's turn, writes something else than what stands \
+         before that turn in the conversation, so that the model would be trained on what it is never asked; begin \
+         the conversation with a user's message, set the template's variables by `chat_template_kwargs`, or use a \
+         chat template with {{% generation %}} blocks"
+    )]
+    PromptMismatch {
+        /// Position of the assistant's message, from 0.
+        turn: usize,
+    },
+    /// The chat template writes an assistant's turn differently once other turns follow.
+    #[error(
+        "message {turn}: the chat template changes an assistant's turn, or what stands before it, when more turns \
+         follow, so that the trained text would not be what the model generates; train on the last response only, \
+         or use a chat template with {{% generation %}} blocks"
+    )]
+    HistoryRewritten {
+        /// Position of the assistant's message, from 0.
+        turn: usize,
+    },
+    /// The weighted tokens do not give back the assistant's text.
+    #[error(
+        "the tokens to train on decode to {decoded:?}, not to {text:?}: the tokenizer changes the text in a way that \
+         cannot be mapped to tokens; tokenize the data yourself (`input_ids`, `labels`)"
+    )]
+    RoundTrip {
+        /// What they decode to.
+        decoded: String,
+        /// The text they should stand for.
+        text: String,
+    },
+    /// The text begins with two beginning-of-text tokens.
+    #[error(
+        "begins with the token {token:?} twice; remove it from the chat template or from the beginning of the text"
+    )]
+    DoubledBos {
+        /// The token.
+        token: String,
+    },
+    /// A token id outside the vocabulary.
+    #[error("`input_ids`: position {position} holds {id}, and the vocabulary has {vocab_size} tokens")]
+    IdOutOfRange {
+        /// Position, from 0.
+        position: usize,
+        /// What stands there.
+        id: i64,
+        /// The size of the vocabulary.
+        vocab_size: usize,
+    },
+    /// A label that is neither -100 nor the id at its place.
+    #[error(
+        "`labels`: position {position} holds {label}, and `input_ids` holds {id}; a label is the id at its own place \
+         (not shifted), or -100 where nothing is trained"
+    )]
+    Label {
+        /// Position, from 0.
+        position: usize,
+        /// The label.
+        label: i64,
+        /// The id.
+        id: u32,
+    },
+    /// More tokens than allowed.
+    #[error(
+        "{tokens} tokens, and max_length is {limit}; raise max_length, shorten the row, or set on_long to \
+         \"truncate\" or \"skip\""
+    )]
+    TooLong {
+        /// Tokens of the row.
+        tokens: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// No token of the row is trained.
+    #[error("no trained token: {reason}")]
+    Untrained {
+        /// Why, and what to do.
+        reason: &'static str,
+    },
+}
+
+impl From<qlora_text::Error> for RowProblem {
+    fn from(source: qlora_text::Error) -> Self {
+        Self::Text { source }
+    }
+}
