@@ -1,0 +1,222 @@
+//! The operation trait: what a model asks of a backend.
+
+use burn::tensor::DType;
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::ops::FloatTensor;
+
+use crate::activation::{self, Activation};
+use crate::attention::{self, AttentionSpec};
+use crate::cross_entropy::{self, CrossEntropySpec, LossOutput};
+use crate::linear::{self, GradInput, LinearOutput, LoraParts};
+use crate::nf4::{self, Nf4Parts};
+use crate::norm::{self, RmsNormOptions};
+use crate::optimizer::{self, AdamWStep};
+use crate::weight::{Compute, WeightParts};
+use crate::{embedding, rope};
+
+/// A backend that can run and train decoder-only language models.
+///
+/// Every method has a default body: the reference, in plain tensor operations. Operations that a model
+/// calls and that autodiff must see (`adapted_linear`, `rms_norm`, `rope`, `gated_activation`, `causal_attention`,
+/// `linear_cross_entropy`) come with the pair of raw functions that their backward pass is made of;
+/// `Autodiff<B>` overrides the former and calls the latter on `B`.
+///
+/// Tokens are rows: hidden states are `[tokens, features]`, whatever sequences they belong to.
+pub trait KernelBackend: Backend {
+    /// The type of activations when products are computed in `compute`.
+    fn activation_dtype(compute: Compute) -> DType {
+        compute.dtype()
+    }
+
+    /// The dense matrix `[out, in]` of packed NF4 codes.
+    fn nf4_dequantize(w: &Nf4Parts<Self>, dtype: DType) -> FloatTensor<Self> {
+        nf4::dequantize(w, dtype)
+    }
+
+    /// Rows `ids` of a frozen table `[vocabulary, hidden]`, in the given type: `[ids, hidden]`.
+    fn embedding_rows(table: &WeightParts<Self>, ids: &[u32], dtype: DType) -> FloatTensor<Self> {
+        embedding::reference(table, ids, dtype)
+    }
+
+    /// `y = x Wᵀ + b + s (x Aᵀ) Bᵀ`: `[tokens, in]` to `[tokens, out]`. `W` and `b` are frozen.
+    fn adapted_linear(
+        x: FloatTensor<Self>,
+        w: &WeightParts<Self>,
+        bias: Option<FloatTensor<Self>>,
+        lora: Option<LoraParts<Self>>,
+    ) -> FloatTensor<Self> {
+        Self::linear_forward(x, w, bias, lora.as_ref()).y
+    }
+
+    /// [`adapted_linear`](KernelBackend::adapted_linear) and what its backward pass needs.
+    fn linear_forward(
+        x: FloatTensor<Self>,
+        w: &WeightParts<Self>,
+        bias: Option<FloatTensor<Self>>,
+        lora: Option<&LoraParts<Self>>,
+    ) -> LinearOutput<Self> {
+        linear::forward(x, w, bias, lora)
+    }
+
+    /// `dX = dY W + s (dY B) A`, and `dY B`, which the gradients of A and B need.
+    fn linear_grad_input(
+        dy: FloatTensor<Self>,
+        w: &WeightParts<Self>,
+        lora: Option<&LoraParts<Self>>,
+    ) -> GradInput<Self> {
+        linear::grad_input(dy, w, lora)
+    }
+
+    /// `dA = s (dY B)ᵀ x` and `dB = s dYᵀ (x Aᵀ)`.
+    fn lora_grads(
+        x: FloatTensor<Self>,
+        xa: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        dyb: FloatTensor<Self>,
+        scale: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        linear::lora_grads::<Self>(x, xa, dy, dyb, scale)
+    }
+
+    /// `y = x / sqrt(mean(x²) + ε) · w`, row by row.
+    fn rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        options: RmsNormOptions,
+    ) -> FloatTensor<Self> {
+        Self::rms_norm_forward(x, weight, options).0
+    }
+
+    /// [`rms_norm`](KernelBackend::rms_norm), and `1 / sqrt(mean(x²) + ε)` of each row: `[rows]`.
+    fn rms_norm_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        options: RmsNormOptions,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        norm::forward::<Self>(x, weight, options)
+    }
+
+    /// Gradients of the input and, where asked for, of the weight.
+    fn rms_norm_backward(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        rstd: FloatTensor<Self>,
+        options: RmsNormOptions,
+        weight_grad: bool,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        norm::backward::<Self>(dy, x, weight, rstd, options, weight_grad)
+    }
+
+    /// Rotates pairs `(i, i + d/2)` of every head; `inverse` rotates back, which is the backward pass.
+    ///
+    /// `x` is `[tokens, heads · d]`, `cos` and `sin` are `[tokens, d/2]` and constant.
+    fn rope(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        inverse: bool,
+    ) -> FloatTensor<Self> {
+        rope::reference::<Self>(x, cos, sin, inverse)
+    }
+
+    /// `act(gate) ⊙ up`.
+    fn gated_activation(
+        activation: Activation,
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        activation::forward::<Self>(activation, gate, up)
+    }
+
+    /// Gradients of gate and up.
+    fn gated_activation_backward(
+        activation: Activation,
+        dout: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        activation::backward::<Self>(activation, dout, gate, up)
+    }
+
+    /// Causal attention of grouped queries within spans: `[queries, heads · d]`.
+    fn causal_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        spec: &AttentionSpec,
+    ) -> FloatTensor<Self> {
+        Self::attention_forward(q, k, v, spec).0
+    }
+
+    /// [`causal_attention`](KernelBackend::causal_attention), and the log-sum-exp of each row of scores: `[queries, heads]`.
+    fn attention_forward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        spec: &AttentionSpec,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        attention::forward::<Self>(q, k, v, spec)
+    }
+
+    /// Gradients of q, k and v.
+    fn attention_backward(
+        dout: FloatTensor<Self>,
+        saved: attention::Saved<Self>,
+        spec: &AttentionSpec,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        attention::backward::<Self>(dout, saved, spec)
+    }
+
+    /// Writes rows into a cache at the given rows and returns it, in place where nobody else holds it.
+    fn write_rows(cache: FloatTensor<Self>, rows: FloatTensor<Self>, at: &[usize]) -> FloatTensor<Self> {
+        attention::write_rows::<Self>(cache, rows, at)
+    }
+
+    /// `Σ weightᵢ · lossᵢ` (shape `[1]`) of the tokens that `hidden · headᵀ` predicts.
+    ///
+    /// The `[tokens, vocabulary]` logits never exist whole, and only tokens with a weight are computed.
+    fn linear_cross_entropy(
+        hidden: FloatTensor<Self>,
+        head: &WeightParts<Self>,
+        spec: &CrossEntropySpec,
+    ) -> FloatTensor<Self> {
+        Self::linear_cross_entropy_forward(hidden, head, spec, false).loss
+    }
+
+    /// The loss, its parts token by token and, where asked for, its gradient with respect to `hidden`.
+    fn linear_cross_entropy_forward(
+        hidden: FloatTensor<Self>,
+        head: &WeightParts<Self>,
+        spec: &CrossEntropySpec,
+        grad: bool,
+    ) -> LossOutput<Self> {
+        cross_entropy::forward::<Self>(hidden, head, spec, grad)
+    }
+
+    /// One step of AdamW: the new parameter and the new first and second moments.
+    fn adamw(
+        param: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        step: AdamWStep,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        optimizer::adamw_reference::<Self>(param, grad, first, second, step)
+    }
+
+    /// `Σ x²`, read back: for the global norm of gradients.
+    fn sum_of_squares(x: FloatTensor<Self>) -> f64 {
+        optimizer::sum_of_squares_reference::<Self>(x)
+    }
+}
+
+/// A [`KernelBackend`] under autodiff: what a trainer is bounded by.
+pub trait TrainBackend: KernelBackend + AutodiffBackend<InnerBackend: KernelBackend> {}
+
+impl<B> TrainBackend for B
+where
+    B: KernelBackend + AutodiffBackend,
+    B::InnerBackend: KernelBackend,
+{
+}

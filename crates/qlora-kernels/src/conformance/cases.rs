@@ -1,0 +1,436 @@
+//! The cases: operations and their sizes.
+
+use burn::tensor::{DType, Tensor, TensorData};
+use qlora_quant::{BlockSize, Nf4Options, Nf4Tensor};
+
+use super::harness::{Failure, Operation, check, noise, relative_error, values};
+use crate::activation::Activation;
+use crate::attention::{AttentionSpan, AttentionSpec, write_rows};
+use crate::cross_entropy::CrossEntropyOptions;
+use crate::linear::LoraOperands;
+use crate::nf4::Nf4Weight;
+use crate::norm::RmsNormOptions;
+use crate::optimizer::AdamWStep;
+use crate::primitive::{primitive, tensor};
+use crate::weight::{Compute, FrozenWeight};
+use crate::{KernelBackend, activation, attention, cross_entropy, embedding, linear, norm, optimizer, rope};
+
+/// How a weight of a case is held.
+#[derive(Clone, Copy, Debug)]
+enum Held {
+    Dense,
+    Nf4 { block_size: usize, double_quant: bool },
+}
+
+fn weight<B: KernelBackend>(
+    held: Held,
+    shape: [usize; 2],
+    compute: Compute,
+    device: &B::Device,
+) -> FrozenWeight<B> {
+    let scale = 1.0 / (shape[1] as f64).sqrt();
+    let values: Vec<f32> = noise(shape[0] * shape[1], 7).iter().map(|v| (v * scale) as f32).collect();
+    match held {
+        Held::Dense => FrozenWeight::dense(values, shape, compute, device),
+        Held::Nf4 { .. } => {
+            FrozenWeight::Nf4(Nf4Weight::new(&quantize(held, &values, shape), compute, device))
+        }
+    }
+}
+
+fn quantize(held: Held, values: &[f32], shape: [usize; 2]) -> Nf4Tensor {
+    let Held::Nf4 { block_size, double_quant } = held else { unreachable!("a quantized weight") };
+    let block_size = BlockSize::new(block_size).expect("a block size");
+    let options = Nf4Options { block_size, double_quant, ..Nf4Options::default() };
+    Nf4Tensor::quantize(values, &shape, options).expect("finite values")
+}
+
+#[derive(Debug)]
+struct Linear {
+    tokens: usize,
+    inputs: usize,
+    outputs: usize,
+    rank: usize,
+    held: Held,
+    compute: Compute,
+}
+
+impl Operation for Linear {
+    fn name(&self) -> String {
+        format!("{self:?}")
+    }
+
+    fn inputs(&self) -> Vec<[usize; 2]> {
+        let mut inputs = vec![[self.tokens, self.inputs]];
+        if self.rank > 0 {
+            inputs.extend([[self.rank, self.inputs], [self.outputs, self.rank]]);
+        }
+        inputs
+    }
+
+    fn apply<B: KernelBackend>(&self, inputs: &[Tensor<B, 2>], device: &B::Device) -> Tensor<B, 2> {
+        let x = inputs[0].clone();
+        let w = weight(self.held, [self.outputs, self.inputs], self.compute, device);
+        let bias: Vec<f32> = noise(self.outputs, 8).iter().map(|v| *v as f32).collect();
+        let bias = Tensor::<B, 1>::from_data(TensorData::new(bias, [self.outputs]), (device, DType::F32));
+        // Factors are f32 while activations may be narrower; in f64 all is f64.
+        let wide = if x.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+        let lora = (self.rank > 0).then(|| LoraOperands {
+            a: inputs[1].clone().cast(wide),
+            b: inputs[2].clone().cast(wide),
+            scale: 0.7,
+        });
+        linear::linear(x, &w, Some(bias), lora)
+    }
+}
+
+/// Adapted and frozen linear layers, dense and NF4.
+///
+/// # Errors
+/// When a case fails.
+pub fn linears<B: KernelBackend>(device: &B::Device, compute: Compute) -> Result<(), Failure> {
+    let nf4 = |block_size, double_quant| Held::Nf4 { block_size, double_quant };
+    let cases = [
+        (1, 64, 32, 4, nf4(64, false)),
+        (5, 72, 40, 3, nf4(64, true)),
+        (13, 37, 29, 5, nf4(32, true)),
+        (33, 128, 96, 16, nf4(64, true)),
+        (20, 64, 70, 0, nf4(4096, false)),
+        (7, 64, 48, 0, Held::Dense),
+        (19, 50, 33, 8, Held::Dense),
+    ];
+    for (tokens, inputs, outputs, rank, held) in cases {
+        check::<B>(&Linear { tokens, inputs, outputs, rank, held, compute }, compute, device)?;
+    }
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Norm {
+    rows: usize,
+    width: usize,
+    unit_offset: bool,
+}
+
+impl Operation for Norm {
+    fn name(&self) -> String {
+        format!("{self:?}")
+    }
+
+    fn inputs(&self) -> Vec<[usize; 2]> {
+        vec![[self.rows, self.width], [1, self.width]]
+    }
+
+    fn apply<B: KernelBackend>(&self, inputs: &[Tensor<B, 2>], _: &B::Device) -> Tensor<B, 2> {
+        let wide = if inputs[0].dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+        let weight = inputs[1].clone().cast(wide).reshape([self.width]);
+        let options = RmsNormOptions { eps: 1e-3, unit_offset: self.unit_offset };
+        norm::rms_norm(inputs[0].clone(), weight, options)
+    }
+}
+
+/// RMSNorm, with both conventions of its weight.
+///
+/// # Errors
+/// When a case fails.
+pub fn norms<B: KernelBackend>(device: &B::Device, compute: Compute) -> Result<(), Failure> {
+    for (rows, width, unit_offset) in [(1, 5, false), (7, 64, false), (3, 130, true), (40, 33, true)] {
+        check::<B>(&Norm { rows, width, unit_offset }, compute, device)?;
+    }
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Rotation {
+    tokens: usize,
+    heads: usize,
+    head_dim: usize,
+}
+
+impl Operation for Rotation {
+    fn name(&self) -> String {
+        format!("{self:?}")
+    }
+
+    fn inputs(&self) -> Vec<[usize; 2]> {
+        vec![[self.tokens, self.heads * self.head_dim]]
+    }
+
+    fn apply<B: KernelBackend>(&self, inputs: &[Tensor<B, 2>], device: &B::Device) -> Tensor<B, 2> {
+        let shape = [self.tokens, self.head_dim / 2];
+        let angles = noise(shape[0] * shape[1], 5);
+        let table = |f: fn(f64) -> f64| {
+            let values: Vec<f32> = angles.iter().map(|angle| f(3.0 * angle) as f32).collect();
+            Tensor::<B, 2>::from_data(TensorData::new(values, shape), (device, DType::F32))
+        };
+        rope::rope(inputs[0].clone(), table(f64::cos), table(f64::sin))
+    }
+}
+
+/// Rotary position embedding.
+///
+/// # Errors
+/// When a case fails.
+pub fn rotations<B: KernelBackend>(device: &B::Device, compute: Compute) -> Result<(), Failure> {
+    for (tokens, heads, head_dim) in [(1, 1, 2), (5, 3, 6), (17, 4, 64)] {
+        check::<B>(&Rotation { tokens, heads, head_dim }, compute, device)?;
+    }
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Gated {
+    activation: Activation,
+    shape: [usize; 2],
+}
+
+impl Operation for Gated {
+    fn name(&self) -> String {
+        format!("{self:?}")
+    }
+
+    fn inputs(&self) -> Vec<[usize; 2]> {
+        vec![self.shape, self.shape]
+    }
+
+    fn apply<B: KernelBackend>(&self, inputs: &[Tensor<B, 2>], _: &B::Device) -> Tensor<B, 2> {
+        // Wider than [-1, 1), where the functions differ from lines.
+        activation::gated_activation(self.activation, inputs[0].clone() * 4.0, inputs[1].clone())
+    }
+}
+
+/// SwiGLU and both kinds of GeGLU.
+///
+/// # Errors
+/// When a case fails.
+pub fn activations<B: KernelBackend>(device: &B::Device, compute: Compute) -> Result<(), Failure> {
+    for activation in [Activation::Silu, Activation::GeluErf, Activation::GeluTanh] {
+        for shape in [[1, 3], [9, 37], [4, 128]] {
+            check::<B>(&Gated { activation, shape }, compute, device)?;
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Attend {
+    spec: AttentionSpec,
+    queries: usize,
+    keys: usize,
+}
+
+impl Operation for Attend {
+    fn name(&self) -> String {
+        format!("{self:?}")
+    }
+
+    fn inputs(&self) -> Vec<[usize; 2]> {
+        let kv = self.spec.kv_heads * self.spec.head_dim;
+        vec![[self.queries, self.spec.heads * self.spec.head_dim], [self.keys, kv], [self.keys, kv]]
+    }
+
+    fn apply<B: KernelBackend>(&self, inputs: &[Tensor<B, 2>], _: &B::Device) -> Tensor<B, 2> {
+        attention::attention(inputs[0].clone(), inputs[1].clone(), inputs[2].clone(), &self.spec)
+    }
+}
+
+/// Attention: packed sequences, grouped queries, windows, soft caps, and queries after a cache.
+///
+/// # Errors
+/// When a case fails.
+pub fn attentions<B: KernelBackend>(device: &B::Device, compute: Compute) -> Result<(), Failure> {
+    let packed =
+        |lengths: &[usize]| (AttentionSpan::sequences(lengths), lengths.iter().sum(), lengths.iter().sum());
+    let cached = vec![
+        AttentionSpan { q_start: 0, q_len: 1, k_start: 0, k_len: 9 },
+        AttentionSpan { q_start: 1, q_len: 3, k_start: 12, k_len: 7 },
+    ];
+    // heads, kv_heads, head_dim, softcap, window, (spans, queries, keys)
+    let cases = [
+        (1, 1, 8, None, None, packed(&[1])),
+        (4, 2, 8, None, None, packed(&[5, 1, 9])),
+        (3, 1, 16, Some(2.0), None, packed(&[17])),
+        (2, 2, 6, None, Some(3), packed(&[11, 4])),
+        (6, 2, 64, Some(5.0), Some(20), packed(&[70, 33])),
+        (4, 4, 8, None, None, (cached, 4, 20)),
+    ];
+    for (heads, kv_heads, head_dim, softcap, window, (spans, queries, keys)) in cases {
+        let scale = 1.3 / (head_dim as f32).sqrt();
+        let spec =
+            AttentionSpec { heads, kv_heads, head_dim, scale, softcap, window, compute, spans: spans.into() };
+        check::<B>(&Attend { spec, queries, keys }, compute, device)?;
+    }
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Loss {
+    tokens: usize,
+    width: usize,
+    vocabulary: usize,
+    trained_every: usize,
+    options: CrossEntropyOptions,
+    held: Held,
+    compute: Compute,
+}
+
+impl Operation for Loss {
+    fn name(&self) -> String {
+        format!("{self:?}")
+    }
+
+    fn inputs(&self) -> Vec<[usize; 2]> {
+        vec![[self.tokens, self.width]]
+    }
+
+    fn apply<B: KernelBackend>(&self, inputs: &[Tensor<B, 2>], device: &B::Device) -> Tensor<B, 2> {
+        let head = weight(self.held, [self.vocabulary, self.width], self.compute, device);
+        let targets: Vec<u32> = (0..self.tokens).map(|i| (i * 7 % self.vocabulary) as u32).collect();
+        let weights: Vec<f32> = (0..self.tokens)
+            .map(|i| if i % self.trained_every == 0 { 0.3 + i as f32 * 0.1 } else { 0.0 })
+            .collect();
+        let hidden = inputs[0].clone() * 3.0;
+        let loss = cross_entropy::linear_cross_entropy(hidden, &head, &targets, &weights, self.options);
+        loss.reshape([1, 1])
+    }
+}
+
+/// The fused head and loss: masked tokens, smoothing, soft caps, scales.
+///
+/// # Errors
+/// When a case fails.
+pub fn losses<B: KernelBackend>(device: &B::Device, compute: Compute) -> Result<(), Failure> {
+    let plain = CrossEntropyOptions::default();
+    let all = CrossEntropyOptions { logit_scale: 0.8, softcap: Some(4.0), label_smoothing: 0.1 };
+    let cases = [
+        (1, 8, 11, 1, plain, Held::Dense),
+        (9, 24, 37, 2, plain, Held::Dense),
+        (30, 17, 65, 1, all, Held::Dense),
+        (5, 64, 40, 3, all, Held::Nf4 { block_size: 64, double_quant: false }),
+    ];
+    for (tokens, width, vocabulary, trained_every, options, held) in cases {
+        let case = Loss { tokens, width, vocabulary, trained_every, options, held, compute };
+        check::<B>(&case, compute, device)?;
+    }
+    // No trained token: a loss of zero, not of NaN.
+    let head = weight::<B>(Held::Dense, [5, 4], compute, device);
+    let hidden = Tensor::<B, 2>::ones([3, 4], (device, B::activation_dtype(compute)));
+    let loss = cross_entropy::linear_cross_entropy(hidden, &head, &[0; 3], &[0.0; 3], plain);
+    expect("loss of no token", values(loss) == [0.0])
+}
+
+fn expect(case: &str, holds: bool) -> Result<(), Failure> {
+    if holds {
+        return Ok(());
+    }
+    Err(Failure { case: case.into(), what: "the result".into(), error: f64::INFINITY, bound: 0.0 })
+}
+
+/// NF4 decoding: the very bits of `qlora-quant`, within one rounding where scales are quantized again.
+///
+/// # Errors
+/// When a case fails.
+pub fn quantized<B: KernelBackend>(device: &B::Device) -> Result<(), Failure> {
+    for (shape, block_size, double_quant) in [
+        ([1, 64], 64, false),
+        ([48, 192], 64, true),
+        ([3, 37], 32, false),
+        ([129, 65], 128, true),
+        ([1, 1], 64, false),
+    ] {
+        let held = Held::Nf4 { block_size, double_quant };
+        let source: Vec<f32> = noise(shape[0] * shape[1], 3).iter().map(|v| *v as f32).collect();
+        let quantized = quantize(held, &source, shape);
+        let expected: Vec<f64> = quantized.dequantize().iter().map(|v| f64::from(*v)).collect();
+        let w = FrozenWeight::<B>::Nf4(Nf4Weight::new(&quantized, Compute::F32, device));
+        let got = values(w.dequantize(DType::F32));
+        let error = relative_error(&got, &expected);
+        let bound = if double_quant { 1e-6 } else { 0.0 };
+        if error > bound {
+            let case = format!("nf4 {shape:?}, blocks of {block_size}, double {double_quant}");
+            return Err(Failure { case, what: "the decoded weight".into(), error, bound });
+        }
+    }
+    Ok(())
+}
+
+/// Rows of tables.
+///
+/// # Errors
+/// When a case fails.
+pub fn embeddings<B: KernelBackend>(device: &B::Device) -> Result<(), Failure> {
+    for compute in [Compute::F32, Compute::Bf16] {
+        if !B::supports_dtype(device, compute.dtype()) {
+            continue;
+        }
+        let table = weight::<B>(Held::Dense, [9, 5], compute, device);
+        let all = values(table.dequantize(DType::F32));
+        let ids = [3, 0, 8, 3];
+        let expected: Vec<f64> = ids.iter().flat_map(|id| all[id * 5..(id + 1) * 5].to_vec()).collect();
+        let got = values(embedding::embedding(&table, &ids.map(|id| id as u32)).cast(DType::F32));
+        expect("embedding", got == expected)?;
+    }
+    Ok(())
+}
+
+/// AdamW over three steps, against its formula in f64; the norm of a gradient.
+///
+/// # Errors
+/// When a case fails.
+pub fn optimizers<B: KernelBackend>(device: &B::Device) -> Result<(), Failure> {
+    let shape = [3, 19];
+    let count = shape[0] * shape[1];
+    let upload = |values: &[f64]| {
+        let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+        Tensor::<B, 2>::from_data(TensorData::new(values, shape), (device, DType::F32))
+    };
+    let mut expected = noise(count, 1);
+    let (mut first, mut second) = (vec![0.0; count], vec![0.0; count]);
+    let mut got = (upload(&expected), upload(&first), upload(&second));
+    for step in 1..=3 {
+        let grad = noise(count, 10 + step as u64);
+        let numbers = AdamWStep {
+            learning_rate: 0.01,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            step,
+            grad_scale: 0.5,
+        };
+        for i in 0..count {
+            let g = grad[i] * 0.5;
+            first[i] = 0.9 * first[i] + 0.1 * g;
+            second[i] = 0.999 * second[i] + 0.001 * g * g;
+            let m = first[i] / (1.0 - 0.9f64.powi(step as i32));
+            let v = second[i] / (1.0 - 0.999f64.powi(step as i32));
+            expected[i] = expected[i] * (1.0 - 0.01 * 0.1) - 0.01 * m / (v.sqrt() + 1e-8);
+        }
+        got = optimizer::adamw(got.0, upload(&grad), got.1, got.2, numbers);
+    }
+    expect("AdamW parameter", relative_error(&values(got.0), &expected) < 1e-6)?;
+    expect("AdamW first moment", relative_error(&values(got.1), &first) < 1e-6)?;
+    expect("AdamW second moment", relative_error(&values(got.2), &second) < 1e-6)?;
+    let x = noise(count, 2);
+    let squares: f64 = x.iter().map(|v| v * v).sum();
+    expect("sum of squares", (optimizer::sum_of_squares(upload(&x)) / squares - 1.0).abs() < 1e-6)
+}
+
+/// Writing into a cache: the rows change, the others and other holders of the tensor do not.
+///
+/// # Errors
+/// When a case fails.
+pub fn rows<B: KernelBackend>(device: &B::Device) -> Result<(), Failure> {
+    let upload = |values: Vec<f32>, shape: [usize; 2]| {
+        Tensor::<B, 2>::from_data(TensorData::new(values, shape), (device, DType::F32))
+    };
+    let cache = upload((0..12).map(|v| v as f32).collect(), [6, 2]);
+    let held = cache.clone();
+    let new = upload(vec![100.0, 101.0, 102.0, 103.0], [2, 2]);
+    let written: Tensor<B, 2> = tensor(B::write_rows(primitive(cache), primitive(new.clone()), &[4, 1]));
+    let expected = [0., 1., 102., 103., 4., 5., 6., 7., 100., 101., 10., 11.];
+    expect("written rows", values(written) == expected)?;
+    expect("the other holder", values(held.clone()) == (0..12).map(f64::from).collect::<Vec<_>>())?;
+    let reference: Tensor<B, 2> = tensor(write_rows::<B>(primitive(held), primitive(new), &[4, 1]));
+    expect("the reference", values(reference) == expected)
+}

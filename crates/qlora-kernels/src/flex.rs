@@ -1,0 +1,409 @@
+//! The CPU backend: burn's Flex, with the SIMD kernels of `qlora-cpu`.
+//!
+//! Activations are f32 whatever products are computed in. Other float types (f64 in tests) and views
+//! that are not rows of memory go through the reference.
+
+mod slices;
+mod weights;
+
+use burn::tensor::{DType, TensorMetadata};
+use burn_flex::{Flex, FlexTensor};
+
+use self::slices::{floats, is_f32, rows, zeros};
+use self::weights::{Host, precision};
+use crate::KernelBackend;
+use crate::activation::{self, Activation};
+use crate::attention::{self, AttentionSpec, Saved};
+use crate::cross_entropy::{self, CrossEntropySpec, LossOutput, TokenLosses};
+use crate::linear::{self, GradInput, LinearOutput, LoraParts};
+use crate::nf4::{self, Nf4Parts};
+use crate::norm::{self, RmsNormOptions};
+use crate::optimizer::{self, AdamWStep};
+use crate::tier::native;
+use crate::weight::{Compute, WeightParts};
+use crate::{embedding, rope};
+
+impl KernelBackend for Flex {
+    fn activation_dtype(_: Compute) -> DType {
+        DType::F32
+    }
+
+    fn nf4_dequantize(w: &Nf4Parts<Self>, dtype: DType) -> FlexTensor {
+        if !native(dtype == DType::F32) {
+            return nf4::dequantize(w, dtype);
+        }
+        let parts = WeightParts::Nf4(w.clone());
+        let host = Host::new(&parts);
+        zeros(w.shape, |out| qlora_cpu::dequantize(&host.weight(), out)).0
+    }
+
+    fn embedding_rows(table: &WeightParts<Self>, ids: &[u32], dtype: DType) -> FlexTensor {
+        let WeightParts::Dense(values, _) = table else { return embedding::reference(table, ids, dtype) };
+        if !native(dtype == DType::F32 && matches!(values.dtype(), DType::F32 | DType::BF16 | DType::F16)) {
+            return embedding::reference(table, ids, dtype);
+        }
+        let host = Host::new(table);
+        let width = table.shape()[1];
+        let (out, ()) = zeros([ids.len(), width], |out| {
+            for (row, id) in out.chunks_exact_mut(width).zip(ids) {
+                host.read_row(*id as usize, row);
+            }
+        });
+        out
+    }
+
+    fn linear_forward(
+        x: FlexTensor,
+        w: &WeightParts<Self>,
+        bias: Option<FlexTensor>,
+        lora: Option<&LoraParts<Self>>,
+    ) -> LinearOutput<Self> {
+        if !native(weights::supported(&x, w, lora)) {
+            return linear::forward(x, w, bias, lora);
+        }
+        let (x, tokens) = (rows(x), w.shape());
+        let (count, [out_features, _]) = (x.shape()[0], tokens);
+        let host = Host::new(w);
+        let lora = lora.map(weights::HostLora::new);
+        let bias = bias.map(rows);
+        let (y, xa) = zeros([count, out_features], |y| {
+            let bias = bias.as_ref().map(floats);
+            let mut run = |xa: Option<&mut [f32]>| {
+                let lora = lora.as_ref().map(weights::HostLora::lora);
+                qlora_cpu::linear(
+                    floats(&x),
+                    count,
+                    &host.weight(),
+                    bias,
+                    lora.as_ref(),
+                    precision(w),
+                    y,
+                    xa,
+                );
+            };
+            match &lora {
+                Some(lora) => Some(zeros([count, lora.rank()], |xa| run(Some(xa))).0),
+                None => {
+                    run(None);
+                    None
+                }
+            }
+        });
+        LinearOutput { y, xa }
+    }
+
+    fn linear_grad_input(
+        dy: FlexTensor,
+        w: &WeightParts<Self>,
+        lora: Option<&LoraParts<Self>>,
+    ) -> GradInput<Self> {
+        if !native(weights::supported(&dy, w, lora)) {
+            return linear::grad_input(dy, w, lora);
+        }
+        let dy = rows(dy);
+        let (count, [_, in_features]) = (dy.shape()[0], w.shape());
+        let host = Host::new(w);
+        let lora = lora.map(weights::HostLora::new);
+        let (dx, dyb) = zeros([count, in_features], |dx| {
+            let mut run = |dyb: Option<&mut [f32]>| {
+                let lora = lora.as_ref().map(weights::HostLora::lora);
+                let dy = floats(&dy);
+                qlora_cpu::linear_grad_input(dy, count, &host.weight(), lora.as_ref(), precision(w), dx, dyb);
+            };
+            match &lora {
+                Some(lora) => Some(zeros([count, lora.rank()], |dyb| run(Some(dyb))).0),
+                None => {
+                    run(None);
+                    None
+                }
+            }
+        });
+        GradInput { dx, dyb }
+    }
+
+    fn lora_grads(
+        x: FlexTensor,
+        xa: FlexTensor,
+        dy: FlexTensor,
+        dyb: FlexTensor,
+        scale: f32,
+    ) -> (FlexTensor, FlexTensor) {
+        if !native([&x, &xa, &dy, &dyb].into_iter().all(is_f32)) {
+            return linear::lora_grads::<Self>(x, xa, dy, dyb, scale);
+        }
+        let [x, xa, dy, dyb] = [x, xa, dy, dyb].map(rows);
+        let (tokens, inputs) = (x.shape()[0], x.shape()[1]);
+        let (rank, outputs) = (xa.shape()[1], dy.shape()[1]);
+        let (da, db) = zeros([rank, inputs], |da| {
+            zeros([outputs, rank], |db| {
+                let [x, xa, dy, dyb] = [&x, &xa, &dy, &dyb].map(floats);
+                qlora_cpu::lora_grads(x, xa, dy, dyb, tokens, inputs, outputs, rank, scale, da, db);
+            })
+            .0
+        });
+        (da, db)
+    }
+
+    fn rms_norm_forward(
+        x: FlexTensor,
+        weight: FlexTensor,
+        options: RmsNormOptions,
+    ) -> (FlexTensor, FlexTensor) {
+        if !native(is_f32(&x) && is_f32(&weight)) {
+            return norm::forward::<Self>(x, weight, options);
+        }
+        let (x, weight) = (rows(x), rows(weight));
+        let (count, dim) = (x.shape()[0], x.shape()[1]);
+        zeros([count, dim], |y| {
+            zeros([count], |rstd| {
+                qlora_cpu::rms_norm(floats(&x), floats(&weight), dim, settings(options), y, Some(rstd));
+            })
+            .0
+        })
+    }
+
+    fn rms_norm_backward(
+        dy: FlexTensor,
+        x: FlexTensor,
+        weight: FlexTensor,
+        rstd: FlexTensor,
+        options: RmsNormOptions,
+        weight_grad: bool,
+    ) -> (FlexTensor, Option<FlexTensor>) {
+        if !native([&dy, &x, &weight, &rstd].into_iter().all(is_f32)) {
+            return norm::backward::<Self>(dy, x, weight, rstd, options, weight_grad);
+        }
+        let [dy, x, weight, rstd] = [dy, x, weight, rstd].map(rows);
+        let (count, dim) = (x.shape()[0], x.shape()[1]);
+        zeros([count, dim], |dx| {
+            let [dy, x, weight, rstd] = [&dy, &x, &weight, &rstd].map(floats);
+            let mut run = |dweight: Option<&mut [f32]>| {
+                qlora_cpu::rms_norm_backward(dy, x, weight, rstd, dim, settings(options), dx, dweight);
+            };
+            if weight_grad {
+                return Some(zeros([dim], |dweight| run(Some(dweight))).0);
+            }
+            run(None);
+            None
+        })
+    }
+
+    fn rope(x: FlexTensor, cos: FlexTensor, sin: FlexTensor, inverse: bool) -> FlexTensor {
+        if !native([&x, &cos, &sin].into_iter().all(is_f32)) {
+            return rope::reference::<Self>(x, cos, sin, inverse);
+        }
+        let (mut x, cos, sin) = (rows(x), rows(cos), rows(sin));
+        let head_dim = 2 * cos.shape()[1];
+        let heads = x.shape()[1] / head_dim;
+        // In place where nobody else holds the rows, else on a copy.
+        qlora_cpu::rope(x.storage_mut::<f32>(), heads, head_dim, floats(&cos), floats(&sin), inverse);
+        x
+    }
+
+    fn gated_activation(activation: Activation, gate: FlexTensor, up: FlexTensor) -> FlexTensor {
+        if !native(is_f32(&gate) && is_f32(&up)) {
+            return activation::forward::<Self>(activation, gate, up);
+        }
+        let (gate, up) = (rows(gate), rows(up));
+        let shape = [gate.shape()[0], gate.shape()[1]];
+        zeros(shape, |out| qlora_cpu::gated_activation(cpu(activation), floats(&gate), floats(&up), out)).0
+    }
+
+    fn gated_activation_backward(
+        activation: Activation,
+        dout: FlexTensor,
+        gate: FlexTensor,
+        up: FlexTensor,
+    ) -> (FlexTensor, FlexTensor) {
+        if !native([&dout, &gate, &up].into_iter().all(is_f32)) {
+            return activation::backward::<Self>(activation, dout, gate, up);
+        }
+        let [dout, gate, up] = [dout, gate, up].map(rows);
+        let shape = [gate.shape()[0], gate.shape()[1]];
+        zeros(shape, |dgate| {
+            zeros(shape, |dup| {
+                let [dout, gate, up] = [&dout, &gate, &up].map(floats);
+                qlora_cpu::gated_activation_backward(cpu(activation), dout, gate, up, dgate, dup);
+            })
+            .0
+        })
+    }
+
+    fn attention_forward(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        spec: &AttentionSpec,
+    ) -> (FlexTensor, FlexTensor) {
+        if !native([&q, &k, &v].into_iter().all(is_f32)) {
+            return attention::forward::<Self>(q, k, v, spec);
+        }
+        let [q, k, v] = [q, k, v].map(rows);
+        let (shape, spans) = attention_arguments(spec);
+        let count = q.shape()[0];
+        zeros([count, q.shape()[1]], |out| {
+            zeros([count, spec.heads], |lse| {
+                let [q, k, v] = [&q, &k, &v].map(floats);
+                qlora_cpu::attention(q, k, v, &shape, &spans, out, Some(lse));
+            })
+            .0
+        })
+    }
+
+    fn attention_backward(
+        dout: FlexTensor,
+        saved: Saved<Self>,
+        spec: &AttentionSpec,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let Saved { q, k, v, out, lse } = saved;
+        if !native([&dout, &q, &k, &v, &out, &lse].into_iter().all(is_f32)) {
+            return attention::backward::<Self>(dout, Saved { q, k, v, out, lse }, spec);
+        }
+        let [dout, q, k, v, out, lse] = [dout, q, k, v, out, lse].map(rows);
+        let (shape, spans) = attention_arguments(spec);
+        let size = |t: &FlexTensor| [t.shape()[0], t.shape()[1]];
+        let (dq, (dk, dv)) = zeros(size(&q), |dq| {
+            zeros(size(&k), |dk| {
+                zeros(size(&v), |dv| {
+                    let [dout, q, k, v, out, lse] = [&dout, &q, &k, &v, &out, &lse].map(floats);
+                    qlora_cpu::attention_backward(dout, q, k, v, out, lse, &shape, &spans, dq, dk, dv);
+                })
+                .0
+            })
+        });
+        (dq, dk, dv)
+    }
+
+    fn write_rows(cache: FlexTensor, new: FlexTensor, at: &[usize]) -> FlexTensor {
+        if !native(is_f32(&cache) && is_f32(&new)) {
+            return attention::write_rows::<Self>(cache, new, at);
+        }
+        let (mut cache, new) = (rows(cache), rows(new));
+        let width = cache.shape()[1];
+        let values = cache.storage_mut::<f32>();
+        for (row, at) in floats(&new).chunks_exact(width).zip(at) {
+            values[at * width..(at + 1) * width].copy_from_slice(row);
+        }
+        cache
+    }
+
+    fn linear_cross_entropy_forward(
+        hidden: FlexTensor,
+        head: &WeightParts<Self>,
+        spec: &CrossEntropySpec,
+        grad: bool,
+    ) -> LossOutput<Self> {
+        if !native(weights::supported(&hidden, head, None)) {
+            return cross_entropy::forward::<Self>(hidden, head, spec, grad);
+        }
+        let hidden = rows(hidden);
+        let (count, width) = (hidden.shape()[0], hidden.shape()[1]);
+        let host = Host::new(head);
+        let options = qlora_cpu::CrossEntropy {
+            softcap: spec.options.softcap,
+            logit_scale: spec.options.logit_scale,
+            label_smoothing: spec.options.label_smoothing,
+        };
+        let mut stats = vec![qlora_cpu::TokenStats::default(); count];
+        let mut run = |dhidden: Option<&mut [f32]>| {
+            qlora_cpu::linear_cross_entropy(
+                floats(&hidden),
+                count,
+                &host.weight(),
+                precision(head),
+                &spec.targets,
+                &spec.weights,
+                &options,
+                &mut stats,
+                dhidden,
+            );
+        };
+        let dhidden = match grad {
+            true => Some(zeros([count, width], |dhidden| run(Some(dhidden))).0),
+            false => {
+                run(None);
+                None
+            }
+        };
+        let mut tokens = TokenLosses::default();
+        let mut total = 0.0;
+        for (stats, weight) in stats.iter().zip(spec.weights.iter()).filter(|(_, weight)| **weight != 0.0) {
+            total += f64::from(*weight) * f64::from(stats.loss);
+            tokens.losses.push(stats.loss);
+            tokens.log_probs.push(stats.logprob);
+            tokens.entropies.push(stats.entropy);
+            tokens.correct.push(stats.correct);
+        }
+        let (loss, ()) = zeros([1], |loss| loss[0] = total as f32);
+        LossOutput { loss, tokens, dhidden }
+    }
+
+    fn adamw(
+        param: FlexTensor,
+        grad: FlexTensor,
+        first: FlexTensor,
+        second: FlexTensor,
+        step: AdamWStep,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        if !native([&param, &grad, &first, &second].into_iter().all(is_f32)) {
+            return optimizer::adamw_reference::<Self>(param, grad, first, second, step);
+        }
+        let [mut param, grad, mut first, mut second] = [param, grad, first, second].map(rows);
+        let settings = qlora_cpu::AdamW {
+            lr: step.learning_rate,
+            beta1: step.beta1,
+            beta2: step.beta2,
+            eps: step.eps,
+            weight_decay: step.weight_decay,
+            step: step.step as u64,
+        };
+        qlora_cpu::adamw(
+            param.storage_mut(),
+            floats(&grad),
+            first.storage_mut(),
+            second.storage_mut(),
+            &settings,
+            step.grad_scale as f32,
+        );
+        (param, first, second)
+    }
+
+    fn sum_of_squares(x: FlexTensor) -> f64 {
+        if !native(is_f32(&x)) {
+            return optimizer::sum_of_squares_reference::<Self>(x);
+        }
+        qlora_cpu::sum_of_squares(floats(&rows(x)))
+    }
+}
+
+fn settings(options: RmsNormOptions) -> qlora_cpu::RmsNorm {
+    qlora_cpu::RmsNorm { eps: options.eps, unit_offset: options.unit_offset }
+}
+
+fn cpu(activation: Activation) -> qlora_cpu::Activation {
+    match activation {
+        Activation::Silu => qlora_cpu::Activation::Silu,
+        Activation::GeluErf => qlora_cpu::Activation::GeluErf,
+        Activation::GeluTanh => qlora_cpu::Activation::GeluTanh,
+    }
+}
+
+/// The CPU multiplies f16 operands as f32: it has no faster product of them.
+fn products(compute: Compute) -> qlora_cpu::Precision {
+    match compute {
+        Compute::Bf16 => qlora_cpu::Precision::Bf16,
+        Compute::F32 | Compute::F16 => qlora_cpu::Precision::F32,
+    }
+}
+
+fn attention_arguments(spec: &AttentionSpec) -> (qlora_cpu::AttentionShape, Vec<qlora_cpu::AttentionSpan>) {
+    let AttentionSpec { heads, kv_heads, head_dim, scale, softcap, window, .. } = *spec;
+    let shape = qlora_cpu::AttentionShape { heads, kv_heads, head_dim, scale, softcap, window };
+    let spans = spec.spans.iter().map(|span| qlora_cpu::AttentionSpan {
+        q_start: span.q_start,
+        q_len: span.q_len,
+        k_start: span.k_start,
+        k_len: span.k_len,
+    });
+    (shape, spans.collect())
+}

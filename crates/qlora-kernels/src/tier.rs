@@ -1,0 +1,49 @@
+//! Which body of an operation runs, and how often each did.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The kinds of body that an operation can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// Plain tensor operations.
+    Reference,
+    /// A CubeCL kernel.
+    Cube,
+    /// A kernel written for this hardware: SIMD on a CPU.
+    Native,
+}
+
+static CALLS: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
+
+/// The tier that `QLORA_KERNELS=reference|cube|native` forces, if any. Read once.
+///
+/// A tier that a backend does not have falls back to its best one, except `reference`, which all have.
+#[must_use]
+pub fn forced() -> Option<Tier> {
+    static FORCED: OnceLock<Option<Tier>> = OnceLock::new();
+    *FORCED.get_or_init(|| match std::env::var("QLORA_KERNELS").ok()?.as_str() {
+        "reference" => Some(Tier::Reference),
+        "cube" => Some(Tier::Cube),
+        "native" => Some(Tier::Native),
+        other => {
+            eprintln!("warning: QLORA_KERNELS={other} is not one of reference, cube, native: ignored");
+            None
+        }
+    })
+}
+
+/// How many operations have run with a body of this tier since the process started.
+#[must_use]
+pub fn calls(tier: Tier) -> usize {
+    CALLS[tier as usize].load(Ordering::Relaxed)
+}
+
+/// Whether a native body should run; counts the call either way.
+#[cfg(feature = "flex")]
+pub(crate) fn native(possible: bool) -> bool {
+    let native = possible && forced() != Some(Tier::Reference);
+    let tier = if native { Tier::Native } else { Tier::Reference };
+    CALLS[tier as usize].fetch_add(1, Ordering::Relaxed);
+    native
+}

@@ -1,0 +1,204 @@
+//! A frozen matrix, dense or NF4, as a burn module.
+
+use burn::module::{Module, Param, ParamId};
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{DType, Tensor, TensorData, TensorMetadata, bf16};
+
+use crate::KernelBackend;
+use crate::nf4::{Nf4Parts, Nf4Weight};
+use crate::primitive::{primitive, tensor};
+
+/// The type in which matrix products are computed.
+///
+/// On a GPU it is also the type of the activations. On the CPU activations stay f32, and a product in
+/// [`Compute::Bf16`] rounds its operands and accumulates in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compute {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// bfloat16 operands, f32 accumulation.
+    Bf16,
+    /// IEEE half operands, f32 accumulation.
+    F16,
+}
+
+impl Compute {
+    /// The element type of that name.
+    #[must_use]
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+            Self::F16 => DType::F16,
+        }
+    }
+
+    /// bf16 where this processor multiplies it in hardware (AVX-512 BF16), else f32.
+    #[must_use]
+    pub fn fastest_on_cpu() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx512bf16") {
+            return Self::Bf16;
+        }
+        Self::F32
+    }
+
+    /// Rounds `x` to this type and back: what a product does with its operands when its input is wider.
+    pub(crate) fn round<B: Backend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
+        match x.dtype() {
+            DType::F32 if self != Self::F32 => x.cast(self.dtype()).cast(DType::F32),
+            _ => x,
+        }
+    }
+}
+
+impl std::fmt::Display for Compute {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        })
+    }
+}
+
+/// A frozen matrix `[out, in]`, row-major as torch stores it. Never receives a gradient.
+#[derive(Module, Debug)]
+pub enum FrozenWeight<B: Backend> {
+    /// Floats.
+    Dense(DenseWeight<B>),
+    /// 4-bit NormalFloat codes and block scales.
+    Nf4(Nf4Weight<B>),
+}
+
+/// A frozen matrix of floats `[out, in]`.
+#[derive(Module, Debug)]
+pub struct DenseWeight<B: Backend> {
+    values: Param<Tensor<B, 2>>,
+    #[module(skip)]
+    compute: Compute,
+}
+
+/// The primitives of a [`FrozenWeight`], as kernels take them.
+#[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "lives for one call, on the stack")]
+pub enum WeightParts<B: Backend> {
+    /// Floats `[out, in]`.
+    Dense(FloatTensor<B>, Compute),
+    /// NF4.
+    Nf4(Nf4Parts<B>),
+}
+
+impl<B: Backend> FrozenWeight<B> {
+    /// A dense weight from f32 values, row-major `[out, in]`, stored in the type of `compute`.
+    ///
+    /// # Panics
+    /// When `values` does not hold `shape[0] * shape[1]` elements.
+    #[must_use]
+    pub fn dense(values: Vec<f32>, shape: [usize; 2], compute: Compute, device: &B::Device) -> Self {
+        let data = match compute {
+            Compute::F32 => TensorData::new(values, shape),
+            Compute::Bf16 => {
+                TensorData::new(values.into_iter().map(bf16::from_f32).collect::<Vec<_>>(), shape)
+            }
+            Compute::F16 => TensorData::new(
+                values.into_iter().map(burn::tensor::f16::from_f32).collect::<Vec<_>>(),
+                shape,
+            ),
+        };
+        let values = Tensor::from_data(data, (device, compute.dtype()));
+        let values = Param::initialized(ParamId::new(), values.set_require_grad(false));
+        Self::Dense(DenseWeight { values: values.set_require_grad(false), compute })
+    }
+
+    /// A dense weight that holds this tensor.
+    #[must_use]
+    pub fn from_tensor(values: Tensor<B, 2>, compute: Compute) -> Self {
+        let values = Param::initialized(ParamId::new(), values.detach()).set_require_grad(false);
+        Self::Dense(DenseWeight { values, compute })
+    }
+
+    /// `[out, in]`.
+    #[must_use]
+    pub fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::Dense(w) => w.values.val().dims(),
+            Self::Nf4(w) => w.shape(),
+        }
+    }
+
+    /// In what type products with it are computed.
+    #[must_use]
+    pub fn compute(&self) -> Compute {
+        match self {
+            Self::Dense(w) => w.compute,
+            Self::Nf4(w) => w.compute(),
+        }
+    }
+
+    /// The primitives.
+    #[must_use]
+    pub fn parts(&self) -> WeightParts<B> {
+        match self {
+            Self::Dense(w) => WeightParts::Dense(primitive(w.values.val()), w.compute),
+            Self::Nf4(w) => WeightParts::Nf4(w.parts()),
+        }
+    }
+
+    /// Bytes that the weight takes on the device.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Dense(w) => {
+                let values = w.values.val();
+                values.shape().num_elements() * values.dtype().size()
+            }
+            Self::Nf4(w) => w.bytes(),
+        }
+    }
+}
+
+impl<B: KernelBackend> FrozenWeight<B> {
+    /// The dense matrix in the given float type.
+    #[must_use]
+    pub fn dequantize(&self, dtype: DType) -> Tensor<B, 2> {
+        tensor(self.parts().dequantize(dtype))
+    }
+}
+
+impl<B: Backend> WeightParts<B> {
+    /// `[out, in]`.
+    #[must_use]
+    pub fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::Dense(values, _) => {
+                let shape = values.shape();
+                [shape[0], shape[1]]
+            }
+            Self::Nf4(parts) => parts.shape,
+        }
+    }
+
+    /// In what type products with it are computed.
+    #[must_use]
+    pub fn compute(&self) -> Compute {
+        match self {
+            Self::Dense(_, compute) => *compute,
+            Self::Nf4(parts) => parts.compute,
+        }
+    }
+}
+
+impl<B: KernelBackend> WeightParts<B> {
+    /// The dense matrix in the given float type.
+    #[must_use]
+    pub fn dequantize(&self, dtype: DType) -> FloatTensor<B> {
+        match self {
+            Self::Dense(values, _) if values.dtype() == dtype => values.clone(),
+            Self::Dense(values, _) => B::float_cast(values.clone(), dtype.into()),
+            Self::Nf4(parts) => B::nf4_dequantize(parts, dtype),
+        }
+    }
+}
