@@ -1,0 +1,144 @@
+//! A linear layer with a frozen weight and, where adapted, a low-rank update.
+
+use burn::module::{Module, Param, ParamId};
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor};
+use qlora_kernels::{Compute, FrozenWeight, KernelBackend, linear};
+
+use crate::dropout::dropout;
+use crate::{AdapterFactors, LoraAdapter, LoraConfig, LoraError, Pass};
+
+/// `y = x Wᵀ + b`, plus `scale · (dropout(x) Aᵀ) Bᵀ` where an adapter is attached.
+#[derive(Module, Debug)]
+pub struct AdaptedLinear<B: Backend> {
+    weight: FrozenWeight<B>,
+    bias: Option<Param<Tensor<B, 1>>>,
+    adapter: Option<LoraAdapter<B>>,
+    /// While merged: the weight without the update.
+    unmerged: Option<FrozenWeight<B>>,
+}
+
+impl<B: Backend> AdaptedLinear<B> {
+    /// A layer without an adapter. `bias` is `[out]`, frozen.
+    #[must_use]
+    pub fn new(weight: FrozenWeight<B>, bias: Option<Tensor<B, 1>>) -> Self {
+        let bias = bias.map(|bias| Param::initialized(ParamId::new(), bias).set_require_grad(false));
+        Self { weight, bias, adapter: None, unmerged: None }
+    }
+
+    /// `[out, in]`.
+    #[must_use]
+    pub fn shape(&self) -> [usize; 2] {
+        self.weight.shape()
+    }
+
+    /// The weight: with the update while merged, else without.
+    #[must_use]
+    pub fn weight(&self) -> &FrozenWeight<B> {
+        &self.weight
+    }
+
+    /// The adapter, if there is one.
+    #[must_use]
+    pub fn adapter(&self) -> Option<&LoraAdapter<B>> {
+        self.adapter.as_ref()
+    }
+
+    /// The adapter, to train it.
+    pub fn adapter_mut(&mut self) -> Option<&mut LoraAdapter<B>> {
+        self.adapter.as_mut()
+    }
+
+    /// Attaches a fresh adapter, in place of any other. `path` names the layer.
+    pub fn attach(&mut self, path: &str, config: &LoraConfig, seed: u64, device: &B::Device) {
+        self.adapter = Some(LoraAdapter::init(path, self.shape(), config, seed, device));
+    }
+
+    /// Attaches an adapter with these factors, in place of any other.
+    ///
+    /// # Errors
+    /// When the factors do not fit the layer.
+    pub fn attach_factors(
+        &mut self,
+        path: &str,
+        factors: AdapterFactors,
+        scale: f64,
+        dropout: f64,
+        device: &B::Device,
+    ) -> Result<(), LoraError> {
+        let [outputs, inputs] = self.shape();
+        let mismatch = |factor, found, expected| {
+            Err(LoraError::ShapeMismatch { layer: path.to_owned(), factor, found, expected })
+        };
+        if factors.inputs != inputs {
+            return mismatch("lora_A", [factors.rank, factors.inputs], [factors.rank, inputs]);
+        }
+        if factors.outputs != outputs {
+            return mismatch("lora_B", [factors.outputs, factors.rank], [outputs, factors.rank]);
+        }
+        self.adapter = Some(LoraAdapter::from_factors(path, factors, scale, dropout, device));
+        Ok(())
+    }
+
+    /// Takes the adapter away.
+    pub fn detach_adapter(&mut self) -> Option<LoraAdapter<B>> {
+        self.adapter.take()
+    }
+
+    /// Whether the update is part of the weight.
+    #[must_use]
+    pub fn is_merged(&self) -> bool {
+        self.unmerged.is_some()
+    }
+
+    /// Undoes [`merge`](Self::merge): the very weight from before comes back, bit by bit.
+    pub fn unmerge(&mut self) {
+        if let Some(weight) = self.unmerged.take() {
+            self.weight = weight;
+        }
+    }
+}
+
+impl<B: KernelBackend> AdaptedLinear<B> {
+    /// Applies the layer to rows `x` `[tokens, in]`: `[tokens, out]`.
+    #[must_use]
+    pub fn forward(&self, x: Tensor<B, 2>, pass: Pass) -> Tensor<B, 2> {
+        let bias = self.bias.as_ref().map(Param::val);
+        let adapter = self.adapter.as_ref().filter(|_| pass.adapters && !self.is_merged());
+        let Some(adapter) = adapter else {
+            return linear(x, &self.weight, bias, None);
+        };
+        match pass.dropout.filter(|_| adapter.dropout() > 0.0) {
+            None => linear(x, &self.weight, bias, Some(adapter.operands())),
+            Some(key) => {
+                // Only the adapter sees the dropped input, so the two products do not share theirs.
+                let dropped = dropout(x.clone(), adapter.dropout(), adapter.site(), key);
+                let lora = adapter.operands();
+                let dtype = x.dtype();
+                let update = dropped.cast(DType::F32).matmul(lora.a.transpose()).matmul(lora.b.transpose());
+                linear(x, &self.weight, bias, None) + (update * lora.scale).cast(dtype)
+            }
+        }
+    }
+
+    /// `W + scale · B A`, in f32 (the plain weight where there is no adapter): `[out, in]`.
+    #[must_use]
+    pub fn merged_weight(&self) -> Tensor<B, 2> {
+        let base = self.unmerged.as_ref().unwrap_or(&self.weight).dequantize(DType::F32);
+        match &self.adapter {
+            Some(adapter) => base + adapter.b().detach().matmul(adapter.a().detach()) * adapter.scale(),
+            None => base,
+        }
+    }
+
+    /// Makes the update part of the weight, which becomes dense in the given type. The weight from
+    /// before is kept for [`unmerge`](Self::unmerge). Without an adapter, or merged already: nothing.
+    pub fn merge(&mut self, compute: Compute) {
+        if self.adapter.is_none() || self.is_merged() {
+            return;
+        }
+        let merged = self.merged_weight().cast(compute.dtype());
+        let merged = FrozenWeight::from_tensor(merged, compute);
+        self.unmerged = Some(std::mem::replace(&mut self.weight, merged));
+    }
+}
