@@ -1,0 +1,95 @@
+//! A checkpoint on disk, in either format, seen through Hugging Face names.
+
+mod gguf;
+mod safetensors;
+
+use std::path::{Path, PathBuf};
+
+use qlora_text::Tokenizer;
+
+use crate::{DecoderConfig, ModelError};
+
+/// An open checkpoint: a GGUF file, or a directory with `config.json` and safetensors.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    config: DecoderConfig,
+    format: Format,
+}
+
+#[derive(Debug)]
+enum Format {
+    Gguf(qlora_gguf::Gguf),
+    Safetensors(qlora_files::safetensors::Checkpoint),
+}
+
+impl Checkpoint {
+    /// Opens a `.gguf` file or a checkpoint directory and reads its configuration; tensors stay on disk.
+    ///
+    /// # Errors
+    /// When the path is neither, a file is damaged, or the architecture is not supported.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
+        let path = path.as_ref();
+        let not_a_checkpoint =
+            |problem: &str| ModelError::NotACheckpoint { path: path.to_owned(), problem: problem.to_owned() };
+        if path.is_dir() {
+            if !path.join("config.json").is_file() {
+                return Err(not_a_checkpoint("the directory has no config.json"));
+            }
+            let (config, files) = safetensors::open(path)?;
+            return Ok(Self { path: path.to_owned(), config, format: Format::Safetensors(files) });
+        }
+        if !path.exists() {
+            return Err(not_a_checkpoint("there is no such file or directory"));
+        }
+        let (config, file) = gguf::open(path)?;
+        Ok(Self { path: path.to_owned(), config, format: Format::Gguf(file) })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the model computes.
+    #[must_use]
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// The tokenizer that comes with the weights; it holds their chat template too.
+    ///
+    /// # Errors
+    /// When there is none, it is damaged, or of a kind that is not supported.
+    pub fn tokenizer(&self) -> Result<Tokenizer, ModelError> {
+        Ok(match &self.format {
+            Format::Gguf(file) => Tokenizer::from_gguf(file.metadata())?,
+            Format::Safetensors(_) => Tokenizer::from_directory(&self.path)?,
+        })
+    }
+
+    /// A tensor by its Hugging Face name, as f32, row-major, of exactly this shape.
+    ///
+    /// # Errors
+    /// When it is absent, damaged, or of another shape.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        match &self.format {
+            Format::Gguf(file) => gguf::tensor(&self.path, file, &self.config, name, shape),
+            Format::Safetensors(files) => safetensors::tensor(&self.path, files, name, shape),
+        }
+    }
+}
+
+/// Refuses a shape that is not the expected one, before anything is read.
+fn check_shape(path: &Path, name: &str, found: &[usize], expected: &[usize]) -> Result<(), ModelError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(ModelError::TensorShape {
+        path: path.to_owned(),
+        name: name.to_owned(),
+        found: found.to_vec(),
+        expected: expected.to_vec(),
+    })
+}

@@ -1,0 +1,37 @@
+//! Decoder-only language models: checkpoints, forward pass, generation.
+//!
+//! | what | where |
+//! |---|---|
+//! | a checkpoint on disk: GGUF, or a directory of safetensors | [`Checkpoint`] |
+//! | what a model computes | [`DecoderConfig`], [`Family`] |
+//! | the model as a burn module | [`Decoder`] |
+//! | loading, and quantizing on arrival | [`LoadOptions`], [`load`] |
+//! | adapters of the whole model | [`AdapterSet`], [`Decoder::attach`] |
+//! | decoding with a cache | [`generate`](Decoder::generate), [`Sampling`] |
+
+mod adapters;
+mod cache;
+mod checkpoint;
+mod config;
+mod decoder;
+mod error;
+mod family;
+mod generate;
+mod layer;
+mod loading;
+mod rope;
+mod sampling;
+
+pub use adapters::AdapterSet;
+pub use cache::KvCache;
+pub use checkpoint::Checkpoint;
+pub use config::DecoderConfig;
+pub use decoder::{Decoder, TokenBatch};
+pub use error::ModelError;
+pub use family::Family;
+pub use generate::{Completion, FinishReason, GenerateOptions, SampledToken};
+pub use layer::DecoderLayer;
+pub use loading::{LoadOptions, LoadProgress, Quantization, load};
+pub use qlora_lora::{DropoutKey, LoraConfig, LoraError, Pass, Targets};
+pub use rope::RopeScaling;
+pub use sampling::{Sampler, Sampling};
