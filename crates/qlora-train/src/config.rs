@@ -1,0 +1,328 @@
+//! The TOML file of a run: read strictly, checked before anything is loaded, all problems at once.
+//!
+//! ```toml
+//! [model]
+//! path = "smollm2-135m"            # name, hub id, directory, or .gguf
+//! quant = "nf4"                    # "nf4" | "none"
+//! double_quant = true
+//! dtype = "auto"                   # matrix products: "auto" | "bf16" | "f32"
+//!
+//! [lora]
+//! rank = 16
+//! alpha = 32.0                     # the update is scaled by alpha / rank (rslora: alpha / sqrt(rank))
+//! dropout = 0.0
+//! targets = "all-linear"           # or names, ["q_proj", "v_proj"], or a regular expression over whole paths
+//! rslora = false
+//! # init_from = "adapter/"         # continue from a PEFT adapter; rank, alpha, targets, rslora come from it
+//!
+//! [data]
+//! train = "data/train.jsonl"
+//! # eval = "data/eval.jsonl"
+//! max_length = 2048                # tokens of a row
+//! shuffle = true
+//! # seed = 42                      # order of the rows; train.seed unless given
+//! on_bad_row = "stop"              # "stop" | "skip": a row that can't be read or has nothing to learn
+//! on_long = "error"                # "error" | "skip" | "truncate": a row longer than max_length
+//! train_on = "responses"           # "responses" | "last-response" | "all": which tokens the loss counts
+//!
+//! [train]
+//! steps = 60                       # or epochs = 3
+//! batch_size = 8                   # rows of a micro-batch
+//! accumulate = 1                   # micro-batches of an optimizer step
+//! learning_rate = 2e-4
+//! schedule = "linear"              # constant, linear, cosine, cosine_with_restarts, cosine_with_minimum,
+//!                                  # polynomial, inverse_sqrt, wsd; with parameters as
+//!                                  # { kind = "wsd", decay = 0.2 }
+//! warmup = 0                       # steps; below 1, a share of all steps
+//! weight_decay = 0.0
+//! clip = 1.0                       # limit of the global gradient norm; 0 for none
+//! optimizer = "adamw"
+//! checkpoint_every = 100           # steps; 0 for none but the last
+//! keep_checkpoints = 2
+//! eval_every = 0                   # steps; 0 for only after the last
+//! seed = 42
+//!
+//! [output]
+//! dir = "runs/first"
+//! ```
+//!
+//! Required are `model.path`, `data.train`, `output.dir` and one of `train.steps` and `train.epochs`; the others
+//! are shown with their defaults. Unknown keys are errors. Relative paths are relative to the current directory,
+//! not to the file: what completes on the command line works in the file.
+
+mod check;
+mod problem;
+mod reader;
+mod schedule_value;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use qlora_data::{OnBadRow, OnLong, TrainOn};
+use qlora_lora::LoraConfig;
+use serde::{Serialize, Serializer};
+
+pub use problem::{ConfigError, Problem};
+
+use crate::schedule::ScheduleKind;
+
+/// A checked configuration: every number is in its range, no key was unknown.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunConfig {
+    /// The model that is trained.
+    pub model: ModelConfig,
+    /// The adapter.
+    pub lora: AdapterConfig,
+    /// The rows.
+    pub data: DataConfig,
+    /// The optimization.
+    pub train: TrainConfig,
+    /// Where results go.
+    pub output: OutputConfig,
+}
+
+/// `[model]`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ModelConfig {
+    /// A short name, a hub id, a directory or a GGUF file.
+    pub path: String,
+    /// How the frozen weights are stored.
+    pub quant: QuantKind,
+    /// Whether the scales of NF4 blocks are quantized as well; without a meaning for [`QuantKind::None`].
+    pub double_quant: bool,
+    /// The type of matrix products.
+    pub dtype: ComputeKind,
+}
+
+/// How frozen weights are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QuantKind {
+    /// 4-bit NormalFloat (QLoRA).
+    Nf4,
+    /// As in the checkpoint (LoRA).
+    None,
+}
+
+/// The type of matrix products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ComputeKind {
+    /// The best of the device: bf16 where it has instructions for it, else f32.
+    Auto,
+    /// bfloat16 operands, f32 accumulation.
+    Bf16,
+    /// 32-bit floats.
+    F32,
+}
+
+/// `[lora]`: a fresh adapter, or one to continue from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AdapterConfig {
+    /// A fresh adapter.
+    Fresh(LoraConfig),
+    /// Training goes on from an adapter in PEFT's layout. Rank, alpha, targets and rslora come from it.
+    From {
+        /// The adapter's directory (`init_from`).
+        directory: PathBuf,
+        /// Dropout of this run.
+        dropout: f64,
+    },
+}
+
+/// `[data]`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DataConfig {
+    /// The rows to train on.
+    pub train: PathBuf,
+    /// The rows to evaluate on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval: Option<PathBuf>,
+    /// The longest row, in tokens.
+    pub max_length: usize,
+    /// Whether each epoch has an order of its own; else rows come as in the file.
+    pub shuffle: bool,
+    /// Seed of the orders.
+    pub seed: u64,
+    /// What happens to a row that can't be read or has no token to learn.
+    pub on_bad_row: OnBadRow,
+    /// What happens to a row longer than `max_length`.
+    pub on_long: OnLong,
+    /// Which tokens the loss counts.
+    pub train_on: TrainOn,
+}
+
+/// `[train]`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TrainConfig {
+    /// How long to train.
+    #[serde(flatten)]
+    pub length: RunLength,
+    /// Rows of a micro-batch: what is in memory at a time.
+    pub batch_size: usize,
+    /// Micro-batches of an optimizer step.
+    pub accumulate: usize,
+    /// The highest learning rate.
+    pub learning_rate: f64,
+    /// How the learning rate changes.
+    #[serde(serialize_with = "schedule_value::write")]
+    pub schedule: ScheduleKind,
+    /// Steps over which the learning rate rises from 0; below 1, a share of all steps.
+    pub warmup: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Limit of the global gradient norm; 0 for none.
+    pub clip: f64,
+    /// The optimizer.
+    pub optimizer: OptimizerKind,
+    /// Optimizer steps between checkpoints; 0 for none but the last.
+    pub checkpoint_every: u64,
+    /// How many checkpoints are kept.
+    pub keep_checkpoints: usize,
+    /// Optimizer steps between evaluations; 0 for only after the last.
+    pub eval_every: u64,
+    /// Seed of the adapter's initial values and of dropout.
+    pub seed: u64,
+}
+
+/// How long a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunLength {
+    /// Optimizer steps.
+    Steps(u64),
+    /// Times that every row is seen; may be a fraction.
+    Epochs(f64),
+}
+
+/// The optimizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// AdamW with 32-bit states.
+    AdamW,
+}
+
+/// `[output]`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OutputConfig {
+    /// The run's directory: resolved config, metrics, checkpoints, adapter, report.
+    pub dir: PathBuf,
+}
+
+impl RunConfig {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// The file can't be read, is no TOML, or has problems: all are in the error, each with its line and key.
+    pub fn from_file(path: impl AsRef<Path>, overrides: &[impl AsRef<str>]) -> Result<Self, ConfigError> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_path_buf(), source })?;
+        Self::from_toml_str(path, &text, overrides)
+    }
+
+    /// Checks the text of a file after replacing keys by `overrides`, each `section.key=value` as given to `--set`.
+    /// A value is read as TOML, and taken as text where it is none, so that quotes may be left out.
+    ///
+    /// `path` is only named in messages.
+    ///
+    /// # Errors
+    /// The text is no TOML, or has problems: all are in the error, each with its line and key.
+    ///
+    /// # Examples
+    /// ```
+    /// use qlora_train::config::{RunConfig, RunLength};
+    ///
+    /// let text = r#"
+    ///     model.path = "smollm2-135m"
+    ///     data.train = "train.jsonl"
+    ///     train.epochs = 2
+    ///     output.dir = "runs/first"
+    /// "#;
+    /// let config = RunConfig::from_toml_str("run.toml", text, &["train.batch_size=4", "model.quant=none"])?;
+    /// assert_eq!(config.train.length, RunLength::Epochs(2.0));
+    /// assert_eq!(config.train.batch_size, 4);
+    ///
+    /// let error = RunConfig::from_toml_str("run.toml", text, &["train.batchsize=4"]).unwrap_err();
+    /// assert!(error.to_string().contains("--set train.batchsize: unknown key; did you mean `batch_size`?"));
+    /// # Ok::<(), qlora_train::config::ConfigError>(())
+    /// ```
+    pub fn from_toml_str(
+        path: impl AsRef<Path>,
+        text: &str,
+        overrides: &[impl AsRef<str>],
+    ) -> Result<Self, ConfigError> {
+        check::run_config(reader::Reader::new(path.as_ref(), text, overrides)?)
+    }
+
+    /// The settings that decide how training goes, by key: what must be the same when a run is resumed. Left out is
+    /// what only decides where files lie, how often something is saved or evaluated, and the paths of the data,
+    /// whose content is compared instead.
+    #[must_use]
+    pub fn settings(&self) -> BTreeMap<String, String> {
+        const FREE: [&str; 6] = [
+            "data.train",
+            "data.eval",
+            "train.checkpoint_every",
+            "train.keep_checkpoints",
+            "train.eval_every",
+            "output.dir",
+        ];
+        let table = toml::Table::try_from(self).expect("the same tables as in `to_toml`");
+        let keys = table.iter().filter_map(|(section, keys)| Some((section, keys.as_table()?)));
+        keys.flat_map(|(section, keys)| {
+            keys.iter().map(move |(key, value)| (format!("{section}.{key}"), value))
+        })
+        .filter(|(key, _)| !FREE.contains(&key.as_str()))
+        .map(|(key, value)| (key, value.to_string()))
+        .collect()
+    }
+
+    /// This configuration as a file that reads back to it, every default written out.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a configuration has only tables of strings, numbers and lists")
+    }
+}
+
+impl Serialize for AdapterConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        #[serde(untagged)]
+        enum TargetsToml<'a> {
+            Text(&'a str),
+            Names(&'a [String]),
+        }
+        #[derive(Serialize)]
+        struct Fresh<'a> {
+            rank: usize,
+            alpha: f64,
+            dropout: f64,
+            targets: TargetsToml<'a>,
+            rslora: bool,
+        }
+        #[derive(Serialize)]
+        struct From<'a> {
+            init_from: &'a Path,
+            dropout: f64,
+        }
+        match self {
+            Self::Fresh(LoraConfig { rank, alpha, dropout, rslora, targets }) => Fresh {
+                rank: *rank,
+                alpha: *alpha,
+                dropout: *dropout,
+                targets: match targets {
+                    qlora_lora::Targets::AllLinear => TargetsToml::Text(check::ALL_LINEAR),
+                    qlora_lora::Targets::Names(names) => TargetsToml::Names(names),
+                    qlora_lora::Targets::Pattern(pattern) => TargetsToml::Text(pattern),
+                },
+                rslora: *rslora,
+            }
+            .serialize(serializer),
+            Self::From { directory, dropout } => {
+                From { init_from: directory, dropout: *dropout }.serialize(serializer)
+            }
+        }
+    }
+}

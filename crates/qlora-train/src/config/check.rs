@@ -1,0 +1,308 @@
+//! From keys to a checked configuration.
+
+use std::path::PathBuf;
+
+use qlora_data::{OnBadRow, OnLong, TrainOn};
+use qlora_lora::{LoraConfig, LoraError, Targets};
+use toml::Value;
+
+use super::problem::{ConfigError, Place};
+use super::reader::Reader;
+use super::schedule_value;
+use super::{
+    AdapterConfig, ComputeKind, DataConfig, ModelConfig, OptimizerKind, OutputConfig, QuantKind, RunConfig,
+    RunLength, TrainConfig,
+};
+use crate::schedule::ScheduleKind;
+
+pub(super) const ALL_LINEAR: &str = "all-linear";
+
+pub(super) fn run_config(mut reader: Reader) -> Result<RunConfig, ConfigError> {
+    let model = model(&mut reader);
+    let lora = lora(&mut reader);
+    let train = train(&mut reader);
+    let seed = train.as_ref().map_or(0, |train| train.seed);
+    let data = data(&mut reader, seed);
+    let output = reader.required("output", "dir", "the directory for results", path);
+    let config = model.zip(lora).zip(data.zip(train)).zip(output);
+    let config = config.map(|(((model, lora), (data, train)), dir)| RunConfig {
+        model,
+        lora,
+        data,
+        train,
+        output: OutputConfig { dir },
+    });
+    reader.finish(config)
+}
+
+fn model(reader: &mut Reader) -> Option<ModelConfig> {
+    const SECTION: &str = "model";
+    let path = reader.required(SECTION, "path", "a model's name, hub id, directory or .gguf file", text);
+    let quant = reader.choice(
+        SECTION,
+        "quant",
+        &[("nf4", QuantKind::Nf4), ("none", QuantKind::None)],
+        QuantKind::Nf4,
+    );
+    let double_quant = reader.optional(SECTION, "double_quant", "true or false", Value::as_bool);
+    let dtype = match reader.take(SECTION, "dtype") {
+        None => ComputeKind::Auto,
+        Some(entry) => match entry.value.as_str() {
+            Some("auto") => ComputeKind::Auto,
+            Some("bf16") => ComputeKind::Bf16,
+            Some("f32") => ComputeKind::F32,
+            Some("f16") => {
+                let message = "\"f16\" is not supported yet; use \"auto\", \"bf16\" or \"f32\"";
+                reader.problem(entry.place, "model.dtype", message.into());
+                ComputeKind::Auto
+            }
+            _ => {
+                let message = format!("{} given, expected one of \"auto\", \"bf16\", \"f32\"", entry.value);
+                reader.problem(entry.place, "model.dtype", message);
+                ComputeKind::Auto
+            }
+        },
+    };
+    Some(ModelConfig { path: path?, quant, double_quant: double_quant.unwrap_or(true), dtype })
+}
+
+fn lora(reader: &mut Reader) -> Option<AdapterConfig> {
+    const SECTION: &str = "lora";
+    let dropout = reader
+        .optional(SECTION, "dropout", "a number from 0 to below 1", |value| {
+            number(value).filter(|dropout| (0.0..1.0).contains(dropout))
+        })
+        .unwrap_or(0.0);
+    let init_from = reader.optional(SECTION, "init_from", "the directory of an adapter", path);
+    if let Some(directory) = init_from {
+        for key in ["rank", "alpha", "targets", "rslora"] {
+            if let Some(entry) = reader.take(SECTION, key) {
+                let message = "comes from the adapter in lora.init_from; remove one of the two".into();
+                reader.problem(entry.place, &format!("{SECTION}.{key}"), message);
+            }
+        }
+        return Some(AdapterConfig::From { directory, dropout });
+    }
+
+    let default = LoraConfig::default();
+    let rank = reader.optional(SECTION, "rank", "a whole number of at least 1", |value| count(value, 1));
+    let alpha = reader.optional(SECTION, "alpha", "a number above 0", positive);
+    let rslora = reader.optional(SECTION, "rslora", "true or false", Value::as_bool);
+    let targets = targets(reader);
+    Some(AdapterConfig::Fresh(LoraConfig {
+        rank: rank.unwrap_or(default.rank),
+        alpha: alpha.unwrap_or(default.alpha),
+        dropout,
+        rslora: rslora.unwrap_or(default.rslora),
+        targets: targets.unwrap_or(default.targets),
+    }))
+}
+
+fn targets(reader: &mut Reader) -> Option<Targets> {
+    let entry = reader.take("lora", "targets")?;
+    let targets = match &entry.value {
+        Value::String(word) if word == ALL_LINEAR => Some(Targets::AllLinear),
+        Value::String(pattern) => Some(Targets::Pattern(pattern.clone())),
+        Value::Array(names) if !names.is_empty() => {
+            names.iter().map(text).collect::<Option<_>>().map(Targets::Names)
+        }
+        _ => None,
+    };
+    match targets {
+        None => {
+            let message = format!(
+                "{} given, expected \"{ALL_LINEAR}\", a list of layer names as [\"q_proj\", \"v_proj\"], \
+                 or a regular expression over whole layer paths",
+                entry.value
+            );
+            reader.problem(entry.place, "lora.targets", message);
+            None
+        }
+        Some(targets) => match targets.matcher() {
+            Ok(_) => Some(targets),
+            Err(error) => {
+                let message = match error {
+                    LoraError::BadPattern { pattern, reason } => {
+                        format!("`{pattern}` is not a regular expression: {reason}")
+                    }
+                    other => other.to_string(),
+                };
+                reader.problem(entry.place, "lora.targets", message);
+                None
+            }
+        },
+    }
+}
+
+fn data(reader: &mut Reader, train_seed: u64) -> Option<DataConfig> {
+    const SECTION: &str = "data";
+    let train = reader.required(SECTION, "train", "the file with the rows to train on", path);
+    let eval = reader.optional(SECTION, "eval", "a file with rows", path);
+    let max_length =
+        reader.optional(SECTION, "max_length", "a whole number of at least 2", |value| count(value, 2));
+    reader.unsupported(
+        SECTION,
+        "packing",
+        "batches hold no padding as they are, so packing would gain nothing: leave it out",
+    );
+    let shuffle = reader.optional(SECTION, "shuffle", "true or false", Value::as_bool);
+    let seed = reader.optional(SECTION, "seed", "a whole number of at least 0", seed);
+    let on_bad_row = reader.choice(
+        SECTION,
+        "on_bad_row",
+        &[("stop", OnBadRow::Stop), ("skip", OnBadRow::Skip)],
+        OnBadRow::Stop,
+    );
+    let on_long = reader.choice(
+        SECTION,
+        "on_long",
+        &[("error", OnLong::Error), ("skip", OnLong::Skip), ("truncate", OnLong::Truncate)],
+        OnLong::Error,
+    );
+    let train_on = reader.choice(
+        SECTION,
+        "train_on",
+        &[("responses", TrainOn::Responses), ("last-response", TrainOn::LastResponse), ("all", TrainOn::All)],
+        TrainOn::Responses,
+    );
+    Some(DataConfig {
+        train: train?,
+        eval,
+        max_length: max_length.unwrap_or(2048),
+        shuffle: shuffle.unwrap_or(true),
+        seed: seed.unwrap_or(train_seed),
+        on_bad_row,
+        on_long,
+        train_on,
+    })
+}
+
+fn train(reader: &mut Reader) -> Option<TrainConfig> {
+    const SECTION: &str = "train";
+    let length = run_length(reader);
+    let batch_size =
+        reader.optional(SECTION, "batch_size", "a whole number of at least 1", |value| count(value, 1));
+    let accumulate =
+        reader.optional(SECTION, "accumulate", "a whole number of at least 1", |value| count(value, 1));
+    let learning_rate = reader.optional(SECTION, "learning_rate", "a number above 0, as 2e-4", positive);
+    let schedule = schedule(reader);
+    let warmup = reader.optional(SECTION, "warmup", "steps, or a share of them below 1", non_negative);
+    let weight_decay = reader.optional(SECTION, "weight_decay", "a number of at least 0", non_negative);
+    let clip = reader.optional(SECTION, "clip", "a number of at least 0 (0 for no clipping)", non_negative);
+    let optimizer = optimizer(reader);
+    reader.unsupported(
+        SECTION,
+        "checkpointing",
+        "to save memory lower train.batch_size and raise train.accumulate by the same factor",
+    );
+    let checkpoint_every =
+        reader.optional(SECTION, "checkpoint_every", "steps, or 0 for none but the last", seed);
+    let keep_checkpoints =
+        reader.optional(SECTION, "keep_checkpoints", "a whole number of at least 1", |value| count(value, 1));
+    let eval_every = reader.optional(SECTION, "eval_every", "steps, or 0 for only after the last", seed);
+    let run_seed = reader.optional(SECTION, "seed", "a whole number of at least 0", seed);
+    Some(TrainConfig {
+        length: length?,
+        batch_size: batch_size.unwrap_or(8),
+        accumulate: accumulate.unwrap_or(1),
+        learning_rate: learning_rate.unwrap_or(2e-4),
+        schedule,
+        warmup: warmup.unwrap_or(0.0),
+        weight_decay: weight_decay.unwrap_or(0.0),
+        clip: clip.unwrap_or(1.0),
+        optimizer,
+        checkpoint_every: checkpoint_every.unwrap_or(100),
+        keep_checkpoints: keep_checkpoints.unwrap_or(2),
+        eval_every: eval_every.unwrap_or(0),
+        seed: run_seed.unwrap_or(42),
+    })
+}
+
+fn run_length(reader: &mut Reader) -> Option<RunLength> {
+    let steps = reader.take("train", "steps");
+    let epochs = reader.take("train", "epochs");
+    match (steps, epochs) {
+        (Some(steps), None) => {
+            let length = count(&steps.value, 1).map(|steps| RunLength::Steps(steps as u64));
+            if length.is_none() {
+                let message = format!("{} given, expected a whole number of at least 1", steps.value);
+                reader.problem(steps.place, "train.steps", message);
+            }
+            length
+        }
+        (None, Some(epochs)) => {
+            let length = positive(&epochs.value).map(RunLength::Epochs);
+            if length.is_none() {
+                let message = format!("{} given, expected a number above 0", epochs.value);
+                reader.problem(epochs.place, "train.epochs", message);
+            }
+            length
+        }
+        (Some(_), Some(epochs)) => {
+            let message = "given beside train.steps; remove one of the two".into();
+            reader.problem(epochs.place, "train.epochs", message);
+            None
+        }
+        (None, None) => {
+            let message = "missing; set it, or train.epochs, to how long to train".into();
+            reader.problem(Place::Absent, "train.steps", message);
+            None
+        }
+    }
+}
+
+fn schedule(reader: &mut Reader) -> ScheduleKind {
+    let default = ScheduleKind::Linear;
+    let Some(entry) = reader.take("train", "schedule") else { return default };
+    schedule_value::read(&entry.value).unwrap_or_else(|message| {
+        reader.problem(entry.place, "train.schedule", message);
+        default
+    })
+}
+
+fn optimizer(reader: &mut Reader) -> OptimizerKind {
+    if let Some(entry) = reader.take("train", "optimizer") {
+        match entry.value.as_str() {
+            Some("adamw") => {}
+            Some(name @ ("adamw8bit" | "adamw_8bit" | "paged_adamw8bit" | "sgd" | "lion")) => {
+                let message = format!("\"{name}\" is not supported yet; use \"adamw\"");
+                reader.problem(entry.place, "train.optimizer", message);
+            }
+            _ => {
+                let message = format!("{} given, expected \"adamw\"", entry.value);
+                reader.problem(entry.place, "train.optimizer", message);
+            }
+        }
+    }
+    OptimizerKind::AdamW
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_str().filter(|text| !text.is_empty()).map(String::from)
+}
+
+fn path(value: &Value) -> Option<PathBuf> {
+    text(value).map(PathBuf::from)
+}
+
+/// A finite number, written with or without a decimal point.
+pub(super) fn number(value: &Value) -> Option<f64> {
+    let number = value.as_float().or_else(|| value.as_integer().map(|whole| whole as f64))?;
+    number.is_finite().then_some(number)
+}
+
+fn positive(value: &Value) -> Option<f64> {
+    number(value).filter(|&number| number > 0.0)
+}
+
+fn non_negative(value: &Value) -> Option<f64> {
+    number(value).filter(|&number| number >= 0.0)
+}
+
+fn count(value: &Value, least: usize) -> Option<usize> {
+    value.as_integer().and_then(|whole| usize::try_from(whole).ok()).filter(|&whole| whole >= least)
+}
+
+fn seed(value: &Value) -> Option<u64> {
+    value.as_integer().and_then(|whole| u64::try_from(whole).ok())
+}

@@ -1,0 +1,368 @@
+//! The training loop.
+
+use std::marker::PhantomData;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use burn::module::AutodiffModule;
+use burn::tensor::{ElementConversion, Tensor};
+use qlora_kernels::TrainBackend;
+use qlora_lora::{DropoutKey, Pass};
+
+use crate::checkpoint::{BestEvaluation, Checkpoint, RunState};
+use crate::config::{RunLength, TrainConfig};
+use crate::gradients::{Gradients, clip_coefficient};
+use crate::memory::peak_memory_mb;
+use crate::metrics::{EvalMetrics, MetricsFile, Record, StepMetrics};
+use crate::objective::{BatchSize, Objective};
+use crate::observer::{Observer, RunStart, Summary};
+use crate::optimizer::{AdamW, AdamWOptions, read_parameters, write_parameters};
+use crate::schedule::Schedule;
+use crate::{Interrupt, RunDirectory, TrainError, Trainable};
+
+/// How a run goes, whatever it minimizes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EngineOptions {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// The learning rate of each step.
+    pub schedule: Schedule,
+    /// The constants of the optimizer.
+    pub optimizer: AdamWOptions,
+    /// Limit of the global gradient norm; 0 for none.
+    pub clip: f64,
+    /// Optimizer steps between checkpoints; 0 for none but the last.
+    pub checkpoint_every: u64,
+    /// Optimizer steps between evaluations; 0 for only after the last.
+    pub eval_every: u64,
+    /// Seed of dropout.
+    pub seed: u64,
+}
+
+impl EngineOptions {
+    /// The options of a configuration, for data with so many optimizer steps an epoch.
+    #[must_use]
+    pub fn new(config: &TrainConfig, steps_per_epoch: u64) -> Self {
+        let steps = match config.length {
+            RunLength::Steps(steps) => steps,
+            RunLength::Epochs(epochs) => (epochs * steps_per_epoch as f64).ceil() as u64,
+        };
+        Self {
+            steps,
+            schedule: Schedule::new(config.schedule, config.learning_rate, config.warmup, steps),
+            optimizer: AdamWOptions { weight_decay: config.weight_decay, ..AdamWOptions::default() },
+            clip: config.clip,
+            checkpoint_every: config.checkpoint_every,
+            eval_every: config.eval_every,
+            seed: config.seed,
+        }
+    }
+}
+
+/// Trains a model on an objective.
+///
+/// An optimizer step sums the weighted token losses of all its micro-batches and divides by the sum of all their
+/// weights, which is known before the first backward pass: how the rows are split into micro-batches makes no
+/// difference. Then the gradients are clipped by one global norm, and AdamW updates the parameters.
+///
+/// With a [`RunDirectory`] every step is recorded, checkpoints are written, and a run can be resumed: on a CPU with
+/// the same bits as if it had not been stopped. Without, nothing touches the disk. Nothing is printed; give an
+/// [`Observer`] for that, for one [`ProgressDisplay`](crate::ProgressDisplay).
+///
+/// # Examples
+/// ```no_run
+/// use qlora_data::Dataset;
+/// use qlora_kernels::TrainBackend;
+/// use qlora_models::Decoder;
+/// use qlora_train::schedule::{Schedule, ScheduleKind};
+/// use qlora_train::{AdamWOptions, Engine, EngineOptions, SupervisedFineTuning, TrainError, on_step};
+///
+/// fn train<B: TrainBackend>(model: &mut Decoder<B>, data: Dataset) -> Result<(), TrainError> {
+///     let mut objective = SupervisedFineTuning::new(data, 8, 1, Some(42))?;
+///     let options = EngineOptions {
+///         steps: 60,
+///         schedule: Schedule::new(ScheduleKind::Cosine, 1e-3, 5.0, 60),
+///         optimizer: AdamWOptions::default(),
+///         clip: 1.0,
+///         checkpoint_every: 0,
+///         eval_every: 0,
+///         seed: 42,
+///     };
+///     let print = on_step(|metrics| println!("step {} loss {:.4}", metrics.step, metrics.loss));
+///     Engine::new(options).with_observer(print).run(model, &mut objective)?;
+///     Ok(())
+/// }
+/// ```
+pub struct Engine<'a, B, M> {
+    options: EngineOptions,
+    directory: Option<RunDirectory>,
+    interrupt: Interrupt,
+    observers: Vec<Box<dyn Observer + 'a>>,
+    types: PhantomData<fn(B, M)>,
+}
+
+/// A run in progress.
+struct Run<B: TrainBackend> {
+    state: RunState,
+    optimizer: AdamW<B>,
+    metrics: Option<MetricsFile>,
+    checkpoint: Option<PathBuf>,
+    loss: Option<f64>,
+    evaluation: Option<EvalMetrics>,
+}
+
+impl<'a, B: TrainBackend, M: AutodiffModule<B> + Trainable<B>> Engine<'a, B, M> {
+    /// An engine that keeps no files and tells nobody.
+    #[must_use]
+    pub fn new(options: EngineOptions) -> Self {
+        Self {
+            options,
+            directory: None,
+            interrupt: Interrupt::new(),
+            observers: Vec::new(),
+            types: PhantomData,
+        }
+    }
+
+    /// Keeps metrics, checkpoints and a report in a directory, and resumes from it if it says so.
+    #[must_use]
+    pub fn with_directory(mut self, directory: RunDirectory) -> Self {
+        self.directory = Some(directory);
+        self
+    }
+
+    /// Ends the run cleanly, with a checkpoint, when this interrupt is set off.
+    #[must_use]
+    pub fn with_interrupt(mut self, interrupt: Interrupt) -> Self {
+        self.interrupt = interrupt;
+        self
+    }
+
+    /// Tells an observer, or a `&mut` of one, how the run goes. Observers are told in the order in which they
+    /// were added.
+    #[must_use]
+    pub fn with_observer(mut self, observer: impl Observer + 'a) -> Self {
+        self.observers.push(Box::new(observer));
+        self
+    }
+
+    /// Trains the model's parameters, to the end or until the interrupt.
+    ///
+    /// # Errors
+    /// * The directory holds a run that is not to be resumed, or that has other settings, data or parameters.
+    /// * A loss or gradient is infinite or not a number: the parameters stay as they were before that step.
+    /// * A step's batches hold no token to learn from.
+    /// * The objective fails, or a file can't be written.
+    pub fn run<O: Objective<B, M>>(
+        &mut self,
+        model: &mut M,
+        objective: &mut O,
+    ) -> Result<Summary, TrainError> {
+        let steps = self.options.steps;
+        let mut run = self.start(model, objective)?;
+        let mut interrupted = false;
+        while run.state.step < steps && !interrupted {
+            self.step(model, objective, &mut run)?;
+            let done = run.state.step;
+            interrupted = self.interrupt.is_requested() && done < steps;
+            if !interrupted && due(done, self.options.eval_every, steps) {
+                self.evaluate(model, objective, &mut run)?;
+            }
+            if interrupted || due(done, self.options.checkpoint_every, steps) {
+                self.save(model, &mut run)?;
+            }
+        }
+        let summary = Summary {
+            steps: run.state.step,
+            epochs: run.state.epoch,
+            tokens: run.state.tokens,
+            trained_tokens: run.state.trained_tokens,
+            seconds: run.state.seconds,
+            loss: run.loss,
+            evaluation: run.evaluation,
+            best: run.state.best,
+            checkpoint: run.checkpoint,
+            interrupted,
+            memory: peak_memory_mb(),
+        };
+        self.tell(|observer| observer.finished(&summary));
+        Ok(summary)
+    }
+
+    /// A new run, or the one in the directory from its newest checkpoint on.
+    fn start<O: Objective<B, M>>(&mut self, model: &mut M, objective: &O) -> Result<Run<B>, TrainError> {
+        let mut run = Run {
+            state: RunState { data: objective.fingerprint(), ..RunState::default() },
+            optimizer: AdamW::new(self.options.optimizer, model),
+            metrics: None,
+            checkpoint: None,
+            loss: None,
+            evaluation: None,
+        };
+        if let Some(directory) = self.directory.clone() {
+            run.state.settings = directory.settings().clone();
+            let found = directory.latest()?;
+            for error in found.passed_over {
+                self.tell(|observer| observer.warned(&format!("{error}; going on from an older one")));
+            }
+            if let Some((path, checkpoint)) = found.checkpoint {
+                self.restore(model, &mut run, checkpoint, &path)?;
+                run.checkpoint = Some(path);
+            }
+            run.metrics = Some(directory.open(run.state.step)?);
+        }
+        let mut parameters = 0;
+        model.visit_parameters(&mut |_, parameter| parameters += parameter.shape().num_elements() as u64);
+        let start = RunStart {
+            steps: self.options.steps,
+            done: run.state.step,
+            steps_per_epoch: objective.steps_per_epoch(),
+            parameters,
+        };
+        self.tell(|observer| observer.started(&start));
+        Ok(run)
+    }
+
+    fn restore(
+        &self,
+        model: &mut M,
+        run: &mut Run<B>,
+        checkpoint: Checkpoint,
+        path: &std::path::Path,
+    ) -> Result<(), TrainError> {
+        let mut shapes: Vec<(String, Vec<usize>)> = Vec::new();
+        model.visit_parameters(&mut |name, tensor| shapes.push((name.to_string(), tensor.dims().to_vec())));
+        let needed = shapes.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()));
+        checkpoint.check(path, &run.state.settings, &run.state.data, needed)?;
+        write_parameters(model, &checkpoint.parameters);
+        run.optimizer.write(model, &checkpoint.first_moments, &checkpoint.second_moments);
+        run.state = checkpoint.state;
+        Ok(())
+    }
+
+    fn step<O: Objective<B, M>>(
+        &mut self,
+        model: &mut M,
+        objective: &mut O,
+        run: &mut Run<B>,
+    ) -> Result<(), TrainError> {
+        let started = Instant::now();
+        let index = run.state.step;
+        let batches = objective.micro_batches(model, index)?;
+        let size: BatchSize = batches.iter().map(|batch| objective.size(batch)).sum();
+        if size.weight.is_nan() || size.weight <= 0.0 {
+            return Err(TrainError::NothingToLearn { step: index + 1 });
+        }
+
+        let mut gradients = Gradients::new();
+        let mut losses: Vec<Tensor<B::InnerBackend, 1>> = Vec::with_capacity(batches.len());
+        for (number, batch) in batches.iter().enumerate() {
+            let key = DropoutKey { seed: self.options.seed, micro_batch: micro_batch_number(index, number) };
+            let loss = objective.loss(model, batch, Pass::training(key)) * (1.0 / size.weight);
+            losses.push(loss.clone().inner());
+            gradients.add(model, loss.backward());
+        }
+        let loss: f64 = losses.into_iter().map(|loss| loss.into_scalar().elem::<f64>()).sum();
+        self.finite("loss", loss, run)?;
+        let (gradients, norm) = gradients.finish(model)?;
+        self.finite("gradient norm", norm, run)?;
+
+        let learning_rate = self.options.schedule.rate(index);
+        let scale = clip_coefficient(norm, self.options.clip);
+        run.optimizer.step(model, gradients, learning_rate, index + 1, scale);
+
+        let seconds = started.elapsed().as_secs_f64();
+        run.loss = Some(loss);
+        run.state.step += 1;
+        run.state.epoch = run.state.step as f64 / objective.steps_per_epoch() as f64;
+        run.state.tokens += size.tokens;
+        run.state.trained_tokens += size.trained_tokens;
+        run.state.seconds += seconds;
+        let metrics = StepMetrics {
+            step: run.state.step,
+            epoch: run.state.epoch,
+            loss,
+            grad_norm: norm,
+            lr: learning_rate,
+            tokens: size.tokens,
+            trained_tokens: size.trained_tokens,
+            tokens_per_s: size.tokens as f64 / seconds,
+            memory: peak_memory_mb(),
+        };
+        if let Some(file) = &mut run.metrics {
+            file.record(&Record::Step(metrics))?;
+        }
+        self.tell(|observer| observer.stepped(&metrics));
+        Ok(())
+    }
+
+    fn evaluate<O: Objective<B, M>>(
+        &mut self,
+        model: &M,
+        objective: &O,
+        run: &mut Run<B>,
+    ) -> Result<(), TrainError> {
+        let step = run.state.step;
+        self.tell(|observer| observer.evaluating(step));
+        let Some(evaluation) = objective.evaluate(&model.valid())? else { return Ok(()) };
+        let loss = evaluation.loss();
+        self.finite("evaluation loss", loss, run)?;
+        let metrics = EvalMetrics {
+            step,
+            epoch: run.state.epoch,
+            eval_loss: loss,
+            eval_perplexity: evaluation.perplexity(),
+            eval_accuracy: evaluation.accuracy(),
+            eval_tokens: evaluation.tokens,
+        };
+        if run.state.best.is_none_or(|best| loss < best.loss) {
+            run.state.best = Some(BestEvaluation { step, loss });
+        }
+        run.evaluation = Some(metrics);
+        if let Some(file) = &mut run.metrics {
+            file.record(&Record::Evaluation(metrics))?;
+        }
+        self.tell(|observer| observer.evaluated(&metrics));
+        Ok(())
+    }
+
+    fn save(&mut self, model: &M, run: &mut Run<B>) -> Result<(), TrainError> {
+        let Some(directory) = &self.directory else { return Ok(()) };
+        let (first_moments, second_moments) = run.optimizer.read(model);
+        let checkpoint = Checkpoint {
+            state: run.state.clone(),
+            parameters: read_parameters(model),
+            first_moments,
+            second_moments,
+        };
+        let path = directory.checkpoints().save(&checkpoint)?;
+        directory.write_report()?;
+        self.tell(|observer| observer.saved(&path));
+        run.checkpoint = Some(path);
+        Ok(())
+    }
+
+    fn finite(&self, what: &'static str, value: f64, run: &Run<B>) -> Result<(), TrainError> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        let step = run.state.step + u64::from(what != "evaluation loss");
+        Err(TrainError::NotFinite { what, value, step, checkpoint: run.checkpoint.clone() })
+    }
+
+    fn tell(&mut self, event: impl Fn(&mut dyn Observer)) {
+        for observer in &mut self.observers {
+            event(observer.as_mut());
+        }
+    }
+}
+
+/// Whether something that happens every so many steps, and after the last, happens now.
+fn due(done: u64, every: u64, steps: u64) -> bool {
+    done == steps || (every > 0 && done.is_multiple_of(every))
+}
+
+/// A number for each micro-batch of a run that depends on nothing but its place.
+fn micro_batch_number(step: u64, number: usize) -> u64 {
+    (step << 20) | number as u64
+}

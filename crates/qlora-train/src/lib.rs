@@ -1,0 +1,44 @@
+//! A small training engine, supervised fine-tuning, checkpoints and metrics.
+//!
+//! | what | where |
+//! |---|---|
+//! | the TOML of a run, checked | [`config`] |
+//! | the loop: accumulate, clip, update, evaluate, save | [`Engine`], [`EngineOptions`] |
+//! | what is minimized | [`Objective`], [`SupervisedFineTuning`] |
+//! | what a model must offer | [`Trainable`] |
+//! | learning rates | [`schedule`] |
+//! | files of a run | [`RunDirectory`], [`checkpoint`], [`metrics`], [`report`] |
+//! | who is told | [`Observer`], [`ProgressDisplay`] |
+//! | Ctrl-C | [`Interrupt`] |
+//!
+//! The library prints nothing by itself, and touches no file unless it is given a [`RunDirectory`].
+
+pub mod checkpoint;
+pub mod config;
+mod engine;
+mod error;
+mod gradients;
+mod interrupt;
+mod memory;
+pub mod metrics;
+mod objective;
+mod observer;
+mod optimizer;
+mod progress;
+pub mod report;
+mod run_directory;
+pub mod schedule;
+mod sft;
+mod trainable;
+
+pub use engine::{Engine, EngineOptions};
+pub use error::TrainError;
+pub use interrupt::Interrupt;
+pub use memory::peak_memory_mb;
+pub use objective::{BatchSize, Evaluation, Objective};
+pub use observer::{Observer, RunStart, Summary, on_step};
+pub use optimizer::AdamWOptions;
+pub use progress::ProgressDisplay;
+pub use run_directory::RunDirectory;
+pub use sft::{SupervisedFineTuning, evaluate};
+pub use trainable::Trainable;

@@ -1,0 +1,98 @@
+//! What a run minimizes: where its batches come from and what their loss is.
+
+use burn::module::AutodiffModule;
+use burn::tensor::Tensor;
+use qlora_kernels::TrainBackend;
+use qlora_lora::Pass;
+
+use crate::TrainError;
+
+/// A way of training a model `M`: supervised, by reinforcement, ...
+///
+/// Everything it draws must be a function of its own seed and of the step, so that a resumed run gets the same
+/// batches as one that was never stopped.
+pub trait Objective<B: TrainBackend, M: AutodiffModule<B>> {
+    /// What goes through the model at a time.
+    type Batch;
+
+    /// Optimizer steps in which every row is seen once.
+    fn steps_per_epoch(&self) -> u64;
+
+    /// Digest of what is trained on; a run is not resumed when it has changed.
+    fn fingerprint(&self) -> String;
+
+    /// The micro-batches of an optimizer step, counted from 0: at least one.
+    ///
+    /// # Errors
+    /// They can't be made.
+    fn micro_batches(&mut self, model: &M, step: u64) -> Result<Vec<Self::Batch>, TrainError>;
+
+    /// How much a batch counts.
+    fn size(&self, batch: &Self::Batch) -> BatchSize;
+
+    /// The sum over a batch's tokens of weight times loss: one element, differentiable.
+    fn loss(&self, model: &M, batch: &Self::Batch, pass: Pass) -> Tensor<B, 1>;
+
+    /// The model on data held out, or `None` if there is none.
+    ///
+    /// # Errors
+    /// It can't be evaluated.
+    fn evaluate(&self, model: &M::InnerModule) -> Result<Option<Evaluation>, TrainError> {
+        let _ = model;
+        Ok(None)
+    }
+}
+
+/// How much a batch counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct BatchSize {
+    /// Tokens that go through the model.
+    pub tokens: u64,
+    /// Of these, tokens with a loss weight that is not 0.
+    pub trained_tokens: u64,
+    /// Sum of the loss weights: what the sum of weighted losses is divided by.
+    pub weight: f64,
+}
+
+impl std::iter::Sum for BatchSize {
+    fn sum<I: Iterator<Item = Self>>(sizes: I) -> Self {
+        sizes.fold(Self::default(), |a, b| Self {
+            tokens: a.tokens + b.tokens,
+            trained_tokens: a.trained_tokens + b.trained_tokens,
+            weight: a.weight + b.weight,
+        })
+    }
+}
+
+/// Sums over held-out tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Evaluation {
+    /// `Σ weight · loss`, in nats.
+    pub loss_sum: f64,
+    /// `Σ weight`.
+    pub weight: f64,
+    /// Tokens with a weight that is not 0.
+    pub tokens: u64,
+    /// Of these, those that were the model's first choice.
+    pub correct: u64,
+}
+
+impl Evaluation {
+    /// Weighted mean loss.
+    #[must_use]
+    pub fn loss(&self) -> f64 {
+        self.loss_sum / self.weight
+    }
+
+    /// `exp` of the mean loss.
+    #[must_use]
+    pub fn perplexity(&self) -> f64 {
+        self.loss().exp()
+    }
+
+    /// Share of the counted tokens that were the model's first choice.
+    #[must_use]
+    pub fn accuracy(&self) -> f64 {
+        self.correct as f64 / self.tokens as f64
+    }
+}

@@ -1,0 +1,137 @@
+//! Supervised fine-tuning: the mean loss of the rows' trained tokens.
+
+use burn::tensor::Tensor;
+use qlora_data::{Batch, Dataset, Sampler, SamplerState};
+use qlora_kernels::{KernelBackend, TrainBackend};
+use qlora_lora::Pass;
+use qlora_models::{Decoder, TokenBatch};
+
+use crate::TrainError;
+use crate::objective::{BatchSize, Evaluation, Objective};
+
+/// Next-token prediction on a data set, the loss being `Σ weight · −log p(token) / Σ weight` of each optimizer step.
+///
+/// An epoch visits every row once. Its last optimizer step may have fewer rows; no step spans two epochs.
+#[derive(Debug)]
+pub struct SupervisedFineTuning {
+    train: Dataset,
+    eval: Option<Dataset>,
+    sampler: Sampler,
+    batch_size: usize,
+    accumulate: usize,
+}
+
+impl SupervisedFineTuning {
+    /// Trains on `train` in micro-batches of `batch_size` rows, `accumulate` of them an optimizer step. With a
+    /// seed each epoch has an order of its own, without one rows come in the order of the data.
+    ///
+    /// # Errors
+    /// There are no rows.
+    ///
+    /// # Panics
+    /// `batch_size` or `accumulate` is 0.
+    pub fn new(
+        train: Dataset,
+        batch_size: usize,
+        accumulate: usize,
+        shuffle_seed: Option<u64>,
+    ) -> Result<Self, TrainError> {
+        assert!(batch_size > 0 && accumulate > 0, "batch_size and accumulate are at least 1");
+        let sampler = match shuffle_seed {
+            Some(seed) => Sampler::shuffled(train.len(), batch_size, seed)?,
+            None => Sampler::sequential(train.len(), batch_size)?,
+        };
+        Ok(Self { train, eval: None, sampler, batch_size, accumulate })
+    }
+
+    /// Evaluates on this data.
+    #[must_use]
+    pub fn with_evaluation(mut self, eval: Dataset) -> Self {
+        self.eval = Some(eval);
+        self
+    }
+
+    /// Optimizer steps in which every row is seen once, the smaller last one counted.
+    #[must_use]
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.sampler.batches_per_epoch().div_ceil(self.accumulate) as u64
+    }
+
+    /// The batches of an optimizer step, counted from 0.
+    fn batches(&mut self, step: u64) -> Result<Vec<Batch>, TrainError> {
+        let steps = self.steps_per_epoch();
+        let (epoch, step) = (step / steps, (step % steps) as usize);
+        let start = SamplerState { epoch, cursor: step * self.accumulate * self.batch_size };
+        if self.sampler.state() != start {
+            self.sampler.restore(start)?;
+        }
+        let left = self.sampler.batches_per_epoch() - step * self.accumulate;
+        let batches = (0..left.min(self.accumulate)).map(|_| {
+            let rows = self.sampler.next_batch();
+            Batch::from_samples(&self.train.select(&rows))
+        });
+        Ok(batches.collect())
+    }
+}
+
+impl<B: TrainBackend> Objective<B, Decoder<B>> for SupervisedFineTuning {
+    type Batch = Batch;
+
+    fn steps_per_epoch(&self) -> u64 {
+        Self::steps_per_epoch(self)
+    }
+
+    fn fingerprint(&self) -> String {
+        self.train.content_hash()
+    }
+
+    fn micro_batches(&mut self, _model: &Decoder<B>, step: u64) -> Result<Vec<Batch>, TrainError> {
+        self.batches(step)
+    }
+
+    fn size(&self, batch: &Batch) -> BatchSize {
+        BatchSize {
+            tokens: batch.tokens() as u64,
+            trained_tokens: batch.trained_tokens() as u64,
+            weight: batch.trained_weight(),
+        }
+    }
+
+    fn loss(&self, model: &Decoder<B>, batch: &Batch, pass: Pass) -> Tensor<B, 1> {
+        let tokens = TokenBatch { ids: &batch.ids, lengths: &batch.lengths };
+        model.loss(tokens, &batch.targets, &batch.weights, pass)
+    }
+
+    fn evaluate(&self, model: &Decoder<B::InnerBackend>) -> Result<Option<Evaluation>, TrainError> {
+        self.eval.as_ref().map(|eval| evaluate(model, eval, self.batch_size)).transpose()
+    }
+}
+
+/// A model's losses on a data set, in batches of so many rows, adapters on.
+///
+/// # Errors
+/// There are no rows.
+///
+/// # Panics
+/// `batch_size` is 0.
+pub fn evaluate<B: KernelBackend>(
+    model: &Decoder<B>,
+    data: &Dataset,
+    batch_size: usize,
+) -> Result<Evaluation, TrainError> {
+    let mut sampler = Sampler::sequential(data.len(), batch_size)?;
+    let mut evaluation = Evaluation::default();
+    for _ in 0..sampler.batches_per_epoch() {
+        let batch = Batch::from_samples(&data.select(&sampler.next_batch()));
+        let tokens = TokenBatch { ids: &batch.ids, lengths: &batch.lengths };
+        let found = model.token_losses(tokens, &batch.targets, &batch.weights, Pass::default());
+        let weights = batch.weights.iter().filter(|&&weight| weight != 0.0);
+        for ((&weight, &loss), &correct) in weights.zip(&found.losses).zip(&found.correct) {
+            evaluation.loss_sum += f64::from(weight) * f64::from(loss);
+            evaluation.weight += f64::from(weight);
+            evaluation.tokens += 1;
+            evaluation.correct += u64::from(correct);
+        }
+    }
+    Ok(evaluation)
+}
