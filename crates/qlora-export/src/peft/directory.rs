@@ -1,0 +1,88 @@
+//! Reading and writing the directory.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use qlora_files::atomic::{read_json, write_bytes};
+use qlora_files::safetensors::{SafetensorsFile, TensorBytes, write_safetensors};
+use serde_json::{Map, Value};
+
+use super::model_card::model_card;
+use super::{AdapterTensor, InvalidAdapter, PeftAdapter, PeftConfig, PeftError};
+
+const CONFIG: &str = "adapter_config.json";
+const TENSORS: &str = "adapter_model.safetensors";
+const PICKLE: &str = "adapter_model.bin";
+const MODEL_CARD: &str = "README.md";
+
+impl PeftAdapter {
+    /// Reads an adapter directory. Tensors may be F32, F16 or BF16.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, or the adapter is one that is not supported; the error names the
+    /// file and the key or tensor.
+    pub fn read(directory: impl AsRef<Path>) -> Result<Self, PeftError> {
+        let directory = directory.as_ref();
+        let (config_path, tensors_path) = (directory.join(CONFIG), directory.join(TENSORS));
+        let invalid = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| PeftError::Invalid { path, source }
+        };
+        let keys: Map<String, Value> = read_json(&config_path)?;
+        let config = PeftConfig::from_json(&keys).map_err(invalid(&config_path))?;
+
+        let pickle = directory.join(PICKLE);
+        if !tensors_path.exists() && pickle.exists() {
+            return Err(PeftError::Pickle { path: pickle });
+        }
+        let file = SafetensorsFile::open(&tensors_path)?;
+        let mut tensors = BTreeMap::new();
+        for tensor in file.tensors() {
+            let values = tensor.to_f32()?;
+            if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+                let (tensor, value) = (tensor.name().to_owned(), values[index].to_string());
+                return Err(invalid(&tensors_path)(InvalidAdapter::NonFinite { tensor, index, value }));
+            }
+            let shape = tensor.shape().to_vec();
+            tensors.insert(tensor.name().to_owned(), AdapterTensor { shape, values });
+        }
+        Self::new(config, tensors).map_err(invalid(&tensors_path))
+    }
+
+    /// Writes an adapter directory that PEFT loads: `adapter_config.json`, `adapter_model.safetensors` in
+    /// f32, and a model card, unless there is a `README.md` already. Other files in the directory are left
+    /// alone.
+    ///
+    /// Each file is written to a temporary name and renamed. The configuration is removed first and
+    /// written last, so that a directory whose writing was interrupted does not load.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn write(&self, directory: impl AsRef<Path>) -> Result<(), PeftError> {
+        let directory = directory.as_ref();
+        let config_path = directory.join(CONFIG);
+        fs::create_dir_all(directory).map_err(qlora_files::Error::io("create", directory))?;
+        match fs::remove_file(&config_path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(qlora_files::Error::io("replace", &config_path)(error).into());
+            }
+            _ => {}
+        }
+        let tensors = self
+            .tensors()
+            .iter()
+            .map(|(name, tensor)| TensorBytes::f32(name, tensor.shape.as_slice(), &tensor.values));
+        write_safetensors(directory.join(TENSORS), tensors, &[("format", "pt")])?;
+        let card_path = directory.join(MODEL_CARD);
+        if !card_path.exists() {
+            write_bytes(card_path, model_card(self.config()))?;
+        }
+        // PEFT writes no final newline.
+        let config = serde_json::to_vec_pretty(&self.config().to_json())
+            .map_err(|source| qlora_files::Error::ToJson { path: config_path.clone(), source })?;
+        write_bytes(config_path, config)?;
+        Ok(())
+    }
+}
