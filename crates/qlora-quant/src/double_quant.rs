@@ -3,7 +3,7 @@
 use crate::{BlockSize, QuantError, dynamic_map};
 
 /// f32 scales stored in eight bits (QLoRA, <https://arxiv.org/abs/2305.14314>, §3, "double quantization"):
-/// scaleᵢ = map\[codesᵢ\] · nested_absmax\[i / nested_block\] + offset.
+/// `scaleᵢ = map[codesᵢ] · nested_absmax[i / nested_block] + offset`.
 ///
 /// The offset is the mean of the scales, so that the signed map has both halves of its range in use.
 /// With blocks of 64 this takes 4.127 bits a weight in all, against 4.5.

@@ -131,7 +131,7 @@ impl DynamicMap {
         finite
     }
 
-    /// Writes value\[code\] · absmax for every code. The inverse of [`DynamicMap::quantize_into`], up to
+    /// Writes `value[code] · absmax` for every code. The inverse of [`DynamicMap::quantize_into`], up to
     /// rounding to the nearest code.
     ///
     /// # Panics

@@ -2,7 +2,7 @@
 //!
 //! The sixteen values are quantiles of a normal distribution, scaled to -1..=1, with an exact zero
 //! (QLoRA, <https://arxiv.org/abs/2305.14314>, §3). A block of x is stored as
-//! absmax = max |x| and codes cᵢ = #{k : xᵢ · (1/absmax) > tₖ}, and read back as q[cᵢ] · absmax.
+//! absmax = max |x| and codes cᵢ = #{k : xᵢ · (1/absmax) > tₖ}, and read back as `q[cᵢ] · absmax`.
 //!
 //! Two codes share a byte: element 2i is the high nibble, 2i+1 the low one. When the last low nibble
 //! has no element, it holds the code of zero.

@@ -208,7 +208,7 @@ impl Nf4Tensor {
         self.codes.len() + self.scales.memory_bytes()
     }
 
-    /// Writes elements `start..start + out.len()` in f32, bf16 or f16: the f32 product q\[code\] · absmax,
+    /// Writes elements `start..start + out.len()` in f32, bf16 or f16: the f32 product `q[code] · absmax`,
     /// rounded once. Only the scales of the blocks concerned are computed.
     ///
     /// # Panics

@@ -29,7 +29,7 @@ impl<'a> Nf4View<'a> {
         Self { codes, absmax, block_size, codebook }
     }
 
-    /// Writes elements `start..start + out.len()` as q[code] · absmax: an f32 product, rounded once to
+    /// Writes elements `start..start + out.len()` as `q[code] · absmax`: an f32 product, rounded once to
     /// the type of `out`. Spread over rayon's threads.
     ///
     /// # Panics
