@@ -1,0 +1,214 @@
+//! The command line, as typed.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+/// Fine-tune large language models with LoRA and QLoRA.
+#[derive(Debug, Parser)]
+#[command(name = "qlora", version, max_term_width = 110)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or a configuration with mistakes.\n\
+    Models are kept in $QLORA_HOME/models, or ~/.cache/qlora/models. Nothing but `fetch` uses a network.")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: GlobalOptions,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options of every command")]
+pub(crate) struct GlobalOptions {
+    /// Where to compute
+    #[arg(long, global = true, value_enum, default_value_t = BackendKind::Cpu, value_name = "BACKEND")]
+    pub(crate) backend: BackendKind,
+    /// Type of matrix products; auto: bf16 where the device is fast at it, else f32. `train` takes it from the
+    /// configuration unless it is given here
+    #[arg(long, global = true, value_enum, value_name = "TYPE")]
+    pub(crate) dtype: Option<ComputeKind>,
+    /// Seed of sampling and training; `train` takes it from the configuration unless it is given here
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// CPU threads [default: one per core]. Results do not depend on it
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) threads: Option<u16>,
+    /// Print results as JSON on stdout
+    #[arg(long, global = true, action = ArgAction::SetTrue)]
+    pub(crate) json: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Bring a model onto this machine, by short name or hub id
+    Fetch(FetchArguments),
+    /// Fine-tune a model as a TOML file says
+    Train(TrainArguments),
+    /// Let a model answer, printing tokens as they come
+    Generate(GenerateArguments),
+    /// Write the logits of given token ids to a safetensors file
+    Logits(LogitsArguments),
+    /// Say what a GGUF file, safetensors file, model, adapter or checkpoint holds
+    Inspect(InspectArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FetchArguments {
+    /// A short name (smollm2-135m) or a hub id (organisation/name, organisation/name@revision)
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainArguments {
+    /// The configuration, a TOML file
+    #[arg(value_name = "CONFIG.toml")]
+    pub(crate) config: PathBuf,
+    /// Replace a value of the configuration, as in --set train.steps=10; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Continue from the last checkpoint in the output directory
+    #[arg(long)]
+    pub(crate) resume: bool,
+}
+
+/// Which model, in what form.
+#[derive(Debug, Args)]
+pub(crate) struct ModelArguments {
+    /// A name, hub id, directory, or .gguf file
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: String,
+    /// An adapter directory in PEFT's format
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// How the frozen weights are held
+    #[arg(long, value_enum, default_value_t = QuantKind::None, value_name = "QUANT")]
+    pub(crate) quant: QuantKind,
+    /// Keep the scales of NF4 in f32, as training with `double_quant = false` does
+    #[arg(long)]
+    pub(crate) no_double_quant: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArguments {
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
+    /// Answer this text, as one user turn in the model's chat template
+    #[arg(long, value_name = "TEXT", required_unless_present = "chat", conflicts_with = "chat")]
+    pub(crate) prompt: Option<String>,
+    /// Talk: each line of stdin is a turn; /reset forgets, /quit or end of input leaves
+    #[arg(long)]
+    pub(crate) chat: bool,
+    /// A system message before the first turn
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    pub(crate) system: Option<String>,
+    /// Continue the prompt as it is, without a chat template
+    #[arg(long, conflicts_with = "chat")]
+    pub(crate) raw: bool,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArguments,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub(crate) struct SamplingArguments {
+    /// Most new tokens of an answer
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = parse_positive)]
+    pub(crate) max_tokens: usize,
+    /// Take the most likely token each time
+    #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p"])]
+    pub(crate) greedy: bool,
+    /// Divide logits by this; 0 is greedy
+    #[arg(long, value_name = "T", default_value_t = 0.7)]
+    pub(crate) temperature: f64,
+    /// Sample among the K most likely tokens; 0 for all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub(crate) top_k: usize,
+    /// Sample among the most likely tokens that together reach probability P
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub(crate) top_p: f64,
+    /// Drop tokens less likely than P times the most likely one
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    pub(crate) min_p: f64,
+    /// Make tokens that were seen less likely; 1 for off
+    #[arg(long, value_name = "R", default_value_t = 1.0)]
+    pub(crate) repetition_penalty: f64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogitsArguments {
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
+    /// A JSON file {"input_ids": [[1, 2], [3, 4]]}; all rows of one length
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) ids: PathBuf,
+    /// The file to write: tensor "logits", f32 [rows, tokens, vocabulary]
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArguments {
+    /// A file or directory, or the name of a fetched model
+    pub(crate) path: String,
+    /// List every tensor
+    #[arg(long)]
+    pub(crate) tensors: bool,
+}
+
+/// Where to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BackendKind {
+    /// The processor
+    Cpu,
+    /// NVIDIA GPUs
+    Cuda,
+    /// GPUs through Vulkan
+    Vulkan,
+    /// GPUs through WebGPU
+    Webgpu,
+    /// Apple GPUs
+    Metal,
+}
+
+/// The type of matrix products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ComputeKind {
+    /// The best of the device
+    Auto,
+    /// bfloat16 operands, f32 sums
+    Bf16,
+    /// IEEE half operands, f32 sums
+    F16,
+    /// 32-bit floats
+    F32,
+}
+
+/// How frozen weights are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum QuantKind {
+    /// As floats
+    None,
+    /// As 4-bit NormalFloat with quantized scales
+    Nf4,
+}
+
+fn parse_positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("must be a whole number".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Arguments;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,161 @@
+//! `qlora train`: supervised fine-tuning as a TOML file says.
+
+mod data;
+mod json_lines;
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use qlora_core::burn::backend::Autodiff;
+use qlora_core::export::{PeftAdapter, SaveAdapter as _};
+use qlora_core::hub::KNOWN_MODELS;
+use qlora_core::kernels::KernelBackend;
+use qlora_core::models::{Decoder, LoadOptions, LoraConfig, Quantization};
+use qlora_core::quant::Nf4Options;
+use qlora_core::train::config::{
+    AdapterConfig, ComputeKind as ConfigCompute, ConfigError, QuantKind, RunConfig,
+};
+use qlora_core::train::{Engine, EngineOptions, Interrupt, ProgressDisplay, RunDirectory};
+use serde_json::json;
+
+use self::json_lines::JsonLines;
+use crate::arguments::{ComputeKind, GlobalOptions, TrainArguments};
+use crate::backend::{OnBackend, on_backend};
+use crate::failure::Failure;
+use crate::model::{compute, load_with_bar, open_checkpoint};
+
+struct Train<'a> {
+    global: &'a GlobalOptions,
+    config: RunConfig,
+    resume: bool,
+}
+
+pub(crate) fn run(global: &GlobalOptions, arguments: &TrainArguments) -> Result<(), Failure> {
+    let mut overrides = arguments.set.clone();
+    if let Some(seed) = global.seed {
+        overrides.push(format!("train.seed={seed}"));
+    }
+    if let Some(dtype) = global.dtype {
+        let name = match dtype {
+            ComputeKind::Auto => "auto",
+            ComputeKind::Bf16 => "bf16",
+            ComputeKind::F16 => "f16",
+            ComputeKind::F32 => "f32",
+        };
+        overrides.push(format!("model.dtype=\"{name}\""));
+    }
+    let config = RunConfig::from_file(&arguments.config, &overrides).map_err(|error| match error {
+        ConfigError::Unreadable { .. } => Failure::from(error),
+        mistakes => Failure::Usage(Box::new(mistakes)),
+    })?;
+    on_backend(global, Train { global, config, resume: arguments.resume })
+}
+
+impl OnBackend for Train<'_> {
+    fn run<B: KernelBackend>(self, device: &B::Device) -> Result<(), Failure> {
+        let Self { global, config, resume } = self;
+        // What is quick to check comes before what takes long: directory, adapter, data, model.
+        let directory = RunDirectory::new(&config, resume);
+        directory.check()?;
+        let initial = match &config.lora {
+            AdapterConfig::From { directory, .. } => Some(PeftAdapter::read(directory)?),
+            AdapterConfig::Fresh(_) => None,
+        };
+        let checkpoint = open_checkpoint(&config.model.path)?;
+        let mut objective = data::objective(&config, &checkpoint, global.json)?;
+
+        let options = LoadOptions { quantization: quantization(&config), compute: products(global, &config) };
+        let mut model = load_with_bar::<Autodiff<B>>(&checkpoint, options, device)?;
+        let lora = attach(&mut model, &config, initial.as_ref())?;
+
+        let options = EngineOptions::new(&config.train, objective.steps_per_epoch());
+        let adapter_path = config.output.dir.join("adapter");
+        let mut engine =
+            Engine::new(options).with_directory(directory.clone()).with_interrupt(Interrupt::on_ctrl_c()?);
+        engine = if global.json {
+            engine.with_observer(JsonLines)
+        } else {
+            engine.with_observer(ProgressDisplay::new())
+        };
+        let summary = engine.run(&mut model, &mut objective)?;
+        if summary.interrupted {
+            eprintln!("continue with --resume");
+            return Ok(());
+        }
+        let base = base_model_name(&config.model.path);
+        model.save_adapter(&adapter_path, &lora, Some(&base))?;
+        tell(global, &config, &directory, &adapter_path)
+    }
+}
+
+fn quantization(config: &RunConfig) -> Quantization {
+    match config.model.quant {
+        QuantKind::None => Quantization::None,
+        QuantKind::Nf4 => {
+            Quantization::Nf4(Nf4Options { double_quant: config.model.double_quant, ..Nf4Options::default() })
+        }
+    }
+}
+
+fn products(global: &GlobalOptions, config: &RunConfig) -> qlora_core::kernels::Compute {
+    let kind = match config.model.dtype {
+        ConfigCompute::Auto => ComputeKind::Auto,
+        ConfigCompute::Bf16 => ComputeKind::Bf16,
+        ConfigCompute::F32 => ComputeKind::F32,
+    };
+    compute(global.backend, kind)
+}
+
+/// Attaches the adapter to be trained, and returns its configuration.
+fn attach<B: KernelBackend>(
+    model: &mut Decoder<B>,
+    config: &RunConfig,
+    initial: Option<&PeftAdapter>,
+) -> Result<LoraConfig, Failure> {
+    match (&config.lora, initial) {
+        (AdapterConfig::From { dropout, .. }, Some(adapter)) => {
+            model.attach_set(&adapter.adapter_set(), *dropout)?;
+            Ok(LoraConfig { dropout: *dropout, ..adapter.config().lora_config() })
+        }
+        (AdapterConfig::From { .. }, None) => unreachable!("an adapter to continue from was read"),
+        (AdapterConfig::Fresh(lora), _) => {
+            model.attach(lora, config.train.seed)?;
+            Ok(lora.clone())
+        }
+    }
+}
+
+/// What PEFT is to load the base model by: the hub id of a short name, else what the configuration says.
+fn base_model_name(model: &str) -> String {
+    let known = KNOWN_MODELS.iter().find(|known| known.name == model);
+    known.map_or(model, |known| known.hub).to_owned()
+}
+
+fn tell(
+    global: &GlobalOptions,
+    config: &RunConfig,
+    directory: &RunDirectory,
+    adapter: &Path,
+) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let (metrics, report): (PathBuf, PathBuf) = (directory.metrics_path(), directory.report_path());
+    if global.json {
+        writeln!(out, "{}", json!({"adapter": adapter, "metrics": metrics, "report": report}))?;
+        return Ok(());
+    }
+    writeln!(out, "adapter  {}", adapter.display())?;
+    writeln!(out, "metrics  {}", metrics.display())?;
+    writeln!(out, "curves   {}", report.display())?;
+    let quant = match config.model.quant {
+        QuantKind::Nf4 if !config.model.double_quant => " --quant nf4 --no-double-quant",
+        QuantKind::Nf4 => " --quant nf4",
+        QuantKind::None => "",
+    };
+    writeln!(
+        out,
+        "try it   qlora generate --model {} --adapter {}{quant} --chat",
+        config.model.path,
+        adapter.display()
+    )?;
+    Ok(())
+}

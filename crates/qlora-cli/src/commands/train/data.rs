@@ -1,0 +1,67 @@
+//! The rows of a run.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+
+use qlora_core::data::{Dataset, DatasetOptions, Encoder};
+use qlora_core::models::{Checkpoint, ModelError};
+use qlora_core::text::Error as TextError;
+use qlora_core::train::SupervisedFineTuning;
+use qlora_core::train::config::{DataConfig, RunConfig};
+
+use crate::failure::Failure;
+
+/// Reads and checks the rows, prints what became of them, and makes them the objective.
+pub(super) fn objective(
+    config: &RunConfig,
+    checkpoint: &Checkpoint,
+    quiet: bool,
+) -> Result<SupervisedFineTuning, Failure> {
+    let context = checkpoint.config().max_position_embeddings;
+    if !quiet && config.data.max_length > context {
+        eprintln!(
+            "data.max_length is {}: lowered to the model's context of {context}",
+            config.data.max_length
+        );
+    }
+    let encoder = encoder(config, checkpoint)?;
+    let options = options(&config.data, context);
+    let read = |name: &str, path: &Path| -> Result<Dataset, Failure> {
+        let data = Dataset::from_jsonl(path, &encoder, &options)?;
+        if !quiet {
+            eprintln!("{name} data {}: {}", path.display(), data.report());
+        }
+        Ok(data)
+    };
+    let train = read("training", &config.data.train)?;
+    let eval = config.data.eval.as_deref().map(|path| read("evaluation", path)).transpose()?;
+    let shuffle = config.data.shuffle.then_some(config.data.seed);
+    let mut objective =
+        SupervisedFineTuning::new(train, config.train.batch_size, config.train.accumulate, shuffle)?;
+    if let Some(eval) = eval {
+        objective = objective.with_evaluation(eval);
+    }
+    Ok(objective)
+}
+
+fn encoder(config: &RunConfig, checkpoint: &Checkpoint) -> Result<Encoder, Failure> {
+    let encoder = match checkpoint.tokenizer() {
+        Ok(tokenizer) => Encoder::new(Arc::new(tokenizer)),
+        // Rows of token ids need none; other rows say so themselves.
+        Err(ModelError::Text(TextError::Read { source, .. })) if source.kind() == ErrorKind::NotFound => {
+            Encoder::token_ids_only()
+        }
+        Err(error) => return Err(error.into()),
+    };
+    Ok(encoder.with_train_on(config.data.train_on).with_vocab_size(checkpoint.config().vocab_size))
+}
+
+fn options(data: &DataConfig, context: usize) -> DatasetOptions {
+    DatasetOptions {
+        shape: None,
+        max_length: Some(data.max_length.min(context)),
+        on_long: data.on_long,
+        on_bad_row: data.on_bad_row,
+    }
+}

@@ -1,0 +1,83 @@
+//! From what was typed to a model that is ready.
+
+use std::path::Path;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use qlora_core::export::PeftAdapter;
+use qlora_core::hub::ModelStore;
+use qlora_core::kernels::{Compute, KernelBackend};
+use qlora_core::models::{Checkpoint, Decoder, LoadOptions, Quantization, load};
+use qlora_core::quant::Nf4Options;
+
+use crate::arguments::{BackendKind, ComputeKind, GlobalOptions, ModelArguments, QuantKind};
+use crate::failure::Failure;
+
+/// A model with its checkpoint, which has the tokenizer.
+pub(crate) struct LoadedModel<B: KernelBackend> {
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) decoder: Decoder<B>,
+}
+
+/// Opens and loads a model, and attaches the adapter if there is one.
+pub(crate) fn load_model<B: KernelBackend>(
+    global: &GlobalOptions,
+    arguments: &ModelArguments,
+    device: &B::Device,
+) -> Result<LoadedModel<B>, Failure> {
+    // The adapter first: it is small, and a mistake shows before the model is loaded.
+    let adapter = arguments.adapter.as_ref().map(PeftAdapter::read).transpose()?;
+    let checkpoint = open_checkpoint(&arguments.model)?;
+    let quantization = match arguments.quant {
+        QuantKind::None => Quantization::None,
+        QuantKind::Nf4 => Quantization::Nf4(Nf4Options {
+            double_quant: !arguments.no_double_quant,
+            ..Nf4Options::default()
+        }),
+    };
+    let compute = compute(global.backend, global.dtype.unwrap_or(ComputeKind::Auto));
+    let mut decoder = load_with_bar(&checkpoint, LoadOptions { quantization, compute }, device)?;
+    if let Some(adapter) = adapter {
+        decoder.attach_set(&adapter.adapter_set(), 0.0)?;
+    }
+    Ok(LoadedModel { checkpoint, decoder })
+}
+
+/// Opens the checkpoint of a name, hub id, directory or `.gguf` file. Asks no network.
+pub(crate) fn open_checkpoint(name_or_path: &str) -> Result<Checkpoint, Failure> {
+    // A path needs no store, hence no home directory.
+    if Path::new(name_or_path).is_file() {
+        return Ok(Checkpoint::open(name_or_path)?);
+    }
+    Ok(Checkpoint::open(ModelStore::from_env()?.resolve(name_or_path)?.path())?)
+}
+
+/// Loads a checkpoint with a progress bar on stderr.
+pub(crate) fn load_with_bar<B: KernelBackend>(
+    checkpoint: &Checkpoint,
+    options: LoadOptions,
+    device: &B::Device,
+) -> Result<Decoder<B>, Failure> {
+    let bar = ProgressBar::new(0).with_message(checkpoint.path().display().to_string());
+    if let Ok(style) = ProgressStyle::with_template("loading {msg} {wide_bar} {pos}/{len} tensors") {
+        bar.set_style(style);
+    }
+    let decoder = load(checkpoint, options, device, &mut |done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    Ok(decoder?)
+}
+
+/// The type of products; `auto` is bf16 where the device is fast at it.
+pub(crate) fn compute(backend: BackendKind, kind: ComputeKind) -> Compute {
+    match (kind, backend) {
+        (ComputeKind::Bf16, _) => Compute::Bf16,
+        (ComputeKind::F16, _) => Compute::F16,
+        (ComputeKind::F32, _) => Compute::F32,
+        (ComputeKind::Auto, BackendKind::Cpu) => Compute::fastest_on_cpu(),
+        (ComputeKind::Auto, BackendKind::Cuda) => Compute::Bf16,
+        // WebGPU knows no bf16, and f16 needs a scaled loss.
+        (ComputeKind::Auto, _) => Compute::F32,
+    }
+}

@@ -1,0 +1,12 @@
+//! The program as a person runs it: exit codes, messages, files.
+
+mod bad_configuration;
+mod bad_data;
+mod bad_files;
+mod inspecting;
+mod program;
+mod real_model;
+mod tiny_gguf;
+mod tiny_model;
+mod training;
+mod usage;

@@ -1,0 +1,45 @@
+//! What is wrong with a command line is told with exit code 2, before anything is loaded.
+
+use crate::program::{files, qlora};
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    for (arguments, said) in [
+        (&[][..], "Usage"),
+        (&["fetsch", "x"], "fetch"),
+        (&["generate", "--model", "m"], "--prompt"),
+        (&["generate", "--model", "m", "--chat", "--prompt", "x"], "cannot be used with"),
+        (&["generate", "--model", "m", "--chat", "--raw"], "cannot be used with"),
+        (&["generate", "--model", "m", "--prompt", "x", "--max-tokens", "0"], "at least 1"),
+        (&["generate", "--model", "m", "--prompt", "x", "--greedy", "--top-k", "3"], "cannot be used with"),
+        (&["generate", "--model", "m", "--prompt", "x", "--temperature=-1"], "temperature is -1"),
+        (&["generate", "--model", "m", "--prompt", "x", "--top-p", "0"], "top_p is 0"),
+        (&["logits", "--model", "m", "--ids", "i.json"], "--out"),
+        (&["train"], "CONFIG.toml"),
+        (&["--threads", "0", "inspect", "x"], "threads"),
+        (&["generate", "--model", "m", "--prompt", "x", "--quant", "q4"], "nf4"),
+    ] {
+        let ran = qlora(home, arguments);
+        assert_eq!(ran.code, Some(2), "{arguments:?}: {ran:?}");
+        assert!(ran.stderr.contains(said), "{arguments:?}: {}", ran.stderr);
+    }
+    assert!(files(home).is_empty());
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn an_absent_backend_says_how_to_get_it() {
+    let home = tempfile::tempdir().unwrap();
+    let arguments = ["generate", "--model", "m", "--prompt", "x", "--backend", "cuda"];
+    qlora(home.path(), arguments).failed(2, &["no cuda backend", "--features cuda"]);
+}
+
+#[test]
+fn help_and_version_succeed() {
+    let home = tempfile::tempdir().unwrap();
+    for arguments in [&["--help"][..], &["--version"], &["train", "--help"], &["help", "generate"]] {
+        assert!(!qlora(home.path(), arguments).succeeded().stdout.is_empty());
+    }
+}
