@@ -20,9 +20,9 @@ use qlora_core::train::AdamWOptions;
 use qlora_core::train::schedule::{Schedule, ScheduleKind};
 
 const SEED: u64 = 42;
-const TRAIN_ROWS: usize = 480;
+const TRAIN_ROWS: usize = 800;
 const HELD_OUT_ROWS: usize = 100;
-const STEPS: u64 = 60;
+const STEPS: u64 = 100;
 const BATCH_SIZE: usize = 8;
 const LEARNING_RATE: f64 = 1e-3;
 const SYSTEM: &str = "Answer with the result only.";

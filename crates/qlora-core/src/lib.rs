@@ -13,11 +13,12 @@
 //! let mut model = load::<Autodiff<Cpu>>(&checkpoint, options, &CpuDevice, &mut |_, _| {})?;
 //! model.attach(&LoraConfig::default(), 42)?;
 //!
-//! let encoder = Encoder::new(checkpoint.tokenizer()?.into())?;
+//! let encoder = Encoder::new(checkpoint.tokenizer()?.into());
 //! let data = Dataset::from_jsonl("train.jsonl", &encoder, &DatasetOptions::default())?;
 //! let mut objective = SupervisedFineTuning::new(data, 8, 1, Some(42))?;
-//! let options = EngineOptions { steps: 60, ..EngineOptions::default() };
-//! Engine::new(options).with_observer(ProgressDisplay::new()).run(&mut model, &mut objective)?;
+//! Engine::new(EngineOptions::linear(100, 1e-3))
+//!     .with_observer(ProgressDisplay::new())
+//!     .run(&mut model, &mut objective)?;
 //! model.save_adapter("adapter", &LoraConfig::default(), None)?;
 //! # Ok(())
 //! # }

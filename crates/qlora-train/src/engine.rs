@@ -17,7 +17,7 @@ use crate::metrics::{EvalMetrics, MetricsFile, Record, StepMetrics};
 use crate::objective::{BatchSize, Objective};
 use crate::observer::{Observer, RunStart, Summary};
 use crate::optimizer::{AdamW, AdamWOptions, read_parameters, write_parameters};
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, ScheduleKind};
 use crate::{Interrupt, RunDirectory, TrainError, Trainable};
 
 /// How a run goes, whatever it minimizes.
@@ -40,6 +40,21 @@ pub struct EngineOptions {
 }
 
 impl EngineOptions {
+    /// So many steps of AdamW with a learning rate that falls linearly to 0, gradients clipped to a norm of 1,
+    /// no weight decay, and neither checkpoints nor evaluations but after the last step.
+    #[must_use]
+    pub fn linear(steps: u64, learning_rate: f64) -> Self {
+        Self {
+            steps,
+            schedule: Schedule::new(ScheduleKind::Linear, learning_rate, 0.0, steps),
+            optimizer: AdamWOptions::default(),
+            clip: 1.0,
+            checkpoint_every: 0,
+            eval_every: 0,
+            seed: 0,
+        }
+    }
+
     /// The options of a configuration, for data with so many optimizer steps an epoch.
     #[must_use]
     pub fn new(config: &TrainConfig, steps_per_epoch: u64) -> Self {
