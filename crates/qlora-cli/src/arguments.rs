@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Generate(GenerateArguments),
     /// Write the logits of given token ids to a safetensors file
     Logits(LogitsArguments),
+    /// Write a model, an adapter merged into its weights or not, in another form
+    Export(ExportArguments),
     /// Say what a GGUF file, safetensors file, model, adapter or checkpoint holds
     Inspect(InspectArguments),
 }
@@ -145,6 +147,30 @@ pub(crate) struct LogitsArguments {
     /// The file to write: tensor "logits", f32 [rows, tokens, vocabulary]
     #[arg(long, value_name = "FILE.safetensors")]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "--dtype is the type of the new weights: auto and bf16 write bfloat16.")]
+pub(crate) struct ExportArguments {
+    /// A name, hub id, directory, or .gguf file
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: String,
+    /// An adapter directory in PEFT's format, to be merged into the weights
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// The form to write
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub(crate) to: ExportKind,
+    /// The directory to write; it must be new or empty
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+/// Forms of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportKind {
+    /// A Hugging Face checkpoint directory, which transformers loads
+    Safetensors,
 }
 
 #[derive(Debug, Args)]

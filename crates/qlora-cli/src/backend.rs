@@ -11,11 +11,17 @@ pub(crate) trait OnBackend {
     fn run<B: KernelBackend>(self, device: &B::Device) -> Result<(), Failure>;
 }
 
-/// Runs `work` on the backend and with the threads that were asked for.
-pub(crate) fn on_backend(global: &GlobalOptions, work: impl OnBackend) -> Result<(), Failure> {
+/// Makes as many threads as were asked for; once a program.
+pub(crate) fn set_threads(global: &GlobalOptions) -> Result<(), Failure> {
     if let Some(threads) = global.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
     }
+    Ok(())
+}
+
+/// Runs `work` on the backend and with the threads that were asked for.
+pub(crate) fn on_backend(global: &GlobalOptions, work: impl OnBackend) -> Result<(), Failure> {
+    set_threads(global)?;
     match global.backend {
         #[cfg(feature = "flex")]
         BackendKind::Cpu => work.run::<kernels::Flex>(&kernels::FlexDevice),

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod export;
 mod fetch;
 mod generate;
 mod inspect;
@@ -17,6 +18,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Train(arguments) => train::run(&global, &arguments),
         Command::Generate(arguments) => generate::run(&global, &arguments),
         Command::Logits(arguments) => logits::run(&global, &arguments),
+        Command::Export(arguments) => export::run(&global, &arguments),
         Command::Inspect(arguments) => inspect::run(&global, &arguments),
     }
 }

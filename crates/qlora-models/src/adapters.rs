@@ -7,13 +7,38 @@ use burn::tensor::backend::Backend;
 use qlora_kernels::{Compute, KernelBackend};
 use qlora_lora::{AdaptedLinear, AdapterFactors, LoraConfig, LoraError};
 
-use crate::Decoder;
+use crate::{Decoder, DecoderConfig};
 
 /// Adapters of a model on the host, by the path of their layer (`model.layers.0.self_attn.q_proj`).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AdapterSet {
     /// Factors of each layer, and what the update is multiplied with.
     pub layers: BTreeMap<String, (AdapterFactors, f64)>,
+}
+
+impl AdapterSet {
+    /// Checks that every adapter has its layer in a model, and fits it.
+    ///
+    /// # Errors
+    /// [`LoraError::UnknownLayer`] or [`LoraError::ShapeMismatch`], of the first that does not.
+    pub fn check(&self, config: &DecoderConfig) -> Result<(), LoraError> {
+        let shapes: BTreeMap<String, [usize; 2]> = config.linears().collect();
+        for (path, (factors, _)) in &self.layers {
+            let Some(&[outputs, inputs]) = shapes.get(path) else {
+                return Err(LoraError::UnknownLayer { layer: path.clone() });
+            };
+            let rank = factors.rank;
+            for (factor, found, expected) in [
+                ("lora_A", [rank, factors.inputs], [rank, inputs]),
+                ("lora_B", [factors.outputs, rank], [outputs, rank]),
+            ] {
+                if found != expected {
+                    return Err(LoraError::ShapeMismatch { layer: path.clone(), factor, found, expected });
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 impl<B: Backend> Decoder<B> {
@@ -61,22 +86,7 @@ impl<B: Backend> Decoder<B> {
     /// # Errors
     /// When one does not fit its layer, or its layer does not exist; the model is then unchanged.
     pub fn attach_set(&mut self, set: &AdapterSet, dropout: f64) -> Result<(), LoraError> {
-        let shapes: BTreeMap<String, [usize; 2]> =
-            self.linears().map(|(path, linear)| (path, linear.shape())).collect();
-        for (path, (factors, _)) in &set.layers {
-            let Some(&[outputs, inputs]) = shapes.get(path) else {
-                return Err(LoraError::UnknownLayer { layer: path.clone() });
-            };
-            let rank = factors.rank;
-            for (factor, found, expected) in [
-                ("lora_A", [rank, factors.inputs], [rank, inputs]),
-                ("lora_B", [factors.outputs, rank], [outputs, rank]),
-            ] {
-                if found != expected {
-                    return Err(LoraError::ShapeMismatch { layer: path.clone(), factor, found, expected });
-                }
-            }
-        }
+        set.check(&self.config)?;
         let device = self.device();
         for (path, linear) in self.linears_mut() {
             linear.detach_adapter();

@@ -6,8 +6,13 @@ mod safetensors;
 use std::path::{Path, PathBuf};
 
 use qlora_text::Tokenizer;
+use serde_json::{Map, Value};
 
 use crate::{DecoderConfig, ModelError};
+
+/// Files of which a directory with a tokenizer has at least one.
+const TOKENIZER_FILES: [&str; 4] =
+    ["tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json"];
 
 /// An open checkpoint: a GGUF file, or a directory with `config.json` and safetensors.
 #[derive(Debug)]
@@ -56,6 +61,29 @@ impl Checkpoint {
     #[must_use]
     pub fn config(&self) -> &DecoderConfig {
         &self.config
+    }
+
+    /// The `config.json` that `transformers` loads the model with. Of a directory it is its own, unknown keys
+    /// included; of a GGUF file it lacks `bos_token_id` and `eos_token_id`, which the tokenizer knows.
+    ///
+    /// # Errors
+    /// When a part of the configuration has no key there: the `rope_freqs` of some GGUF files.
+    pub fn config_json(&self) -> Result<Map<String, Value>, ModelError> {
+        let mut keys = match &self.format {
+            Format::Gguf(_) => Map::new(),
+            Format::Safetensors(_) => qlora_files::atomic::read_json(self.path.join("config.json"))?,
+        };
+        keys.extend(self.config.family.config_to_json(&self.path, &self.config)?);
+        Ok(keys)
+    }
+
+    /// Whether anything of a tokenizer comes with the weights, be it supported or not.
+    #[must_use]
+    pub fn has_tokenizer(&self) -> bool {
+        match &self.format {
+            Format::Gguf(file) => file.metadata().contains("tokenizer.ggml.model"),
+            Format::Safetensors(_) => TOKENIZER_FILES.iter().any(|name| self.path.join(name).exists()),
+        }
     }
 
     /// The tokenizer that comes with the weights; it holds their chat template too.

@@ -45,13 +45,7 @@ impl DecoderConfig {
     /// Parameters of the model, without adapters.
     #[must_use]
     pub fn parameter_count(&self) -> usize {
-        let attention = self.hidden_size * self.head_dim * (2 * self.heads + 2 * self.kv_heads);
-        let mlp = 3 * self.hidden_size * self.intermediate_size;
-        let norms = 2 * self.hidden_size;
-        let heads = if self.tie_word_embeddings { 1 } else { 2 };
-        self.layers * (attention + mlp + norms)
-            + heads * self.vocab_size * self.hidden_size
-            + self.hidden_size
+        self.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
     }
 
     /// Refuses sizes that no model can have, before anything is allocated for them.
@@ -60,12 +54,16 @@ impl DecoderConfig {
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
             ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.layers),
             ("num_attention_heads", self.heads),
             ("num_key_value_heads", self.kv_heads),
             ("head_dim", self.head_dim),
             ("max_position_embeddings", self.max_position_embeddings),
         ];
+        // Names of all tensors are held in memory before the first is looked for.
+        if self.layers == 0 || self.layers > 1 << 16 {
+            let problem = format!("is {}: expected a number from 1 to 2^16", self.layers);
+            return Err(("num_hidden_layers", problem));
+        }
         for (key, value) in positive {
             if value == 0 || value > 1 << 28 {
                 return Err((key, format!("is {value}: expected a number from 1 to 2^28")));

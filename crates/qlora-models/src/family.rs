@@ -5,7 +5,7 @@ mod llama;
 use std::path::Path;
 
 use qlora_gguf::Metadata;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{DecoderConfig, ModelError};
 
@@ -52,6 +52,18 @@ impl Family {
             Self::Llama => llama::config_from_json(path, config)?,
         };
         checked(path, config)
+    }
+
+    /// The keys of `config.json` that [`config_from_json`](Self::config_from_json) reads, and those that
+    /// `transformers` needs to find its class. `path` is for the error.
+    pub(crate) fn config_to_json(
+        self,
+        path: &Path,
+        config: &DecoderConfig,
+    ) -> Result<Map<String, Value>, ModelError> {
+        match self {
+            Self::Llama => llama::config_to_json(path, config),
+        }
     }
 
     /// Reads the metadata of a GGUF file. `has_head`: whether there is a head beside the embedding.

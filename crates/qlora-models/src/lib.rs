@@ -3,7 +3,7 @@
 //! | what | where |
 //! |---|---|
 //! | a checkpoint on disk: GGUF, or a directory of safetensors | [`Checkpoint`] |
-//! | what a model computes | [`DecoderConfig`], [`Family`] |
+//! | what a model computes, and its tensors | [`DecoderConfig`], [`Family`] |
 //! | the model as a burn module | [`Decoder`] |
 //! | loading, and quantizing on arrival | [`LoadOptions`], [`load`] |
 //! | adapters of the whole model | [`AdapterSet`], [`Decoder::attach`] |
@@ -21,6 +21,7 @@ mod layer;
 mod loading;
 mod rope;
 mod sampling;
+mod tensors;
 
 pub use adapters::AdapterSet;
 pub use cache::KvCache;

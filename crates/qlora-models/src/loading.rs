@@ -9,6 +9,7 @@ use qlora_lora::AdaptedLinear;
 use qlora_quant::{Nf4Options, Nf4Tensor};
 
 use crate::layer::DecoderLayer;
+use crate::tensors::{LAYER_NORMS, LinearShape};
 use crate::{Checkpoint, Decoder, ModelError};
 
 /// How the linear layers are held. Embedding, head and norms are never quantized.
@@ -46,8 +47,7 @@ pub fn load<B: KernelBackend>(
     progress: LoadProgress<'_>,
 ) -> Result<Decoder<B>, ModelError> {
     let config = checkpoint.config();
-    let per_layer = 9 + 4 * usize::from(config.attention_bias) + 3 * usize::from(config.mlp_bias);
-    let total = config.layers * per_layer + 2 + usize::from(!config.tie_word_embeddings);
+    let total = config.tensors().len();
     let mut loader = Loader::<B> { checkpoint, options, device, progress, done: 0, total };
     let (hidden, vocabulary) = (config.hidden_size, config.vocab_size);
     let embed_tokens = loader.dense("model.embed_tokens.weight", [vocabulary, hidden])?;
@@ -92,7 +92,9 @@ impl<B: KernelBackend> Loader<'_, B> {
         Ok(Param::initialized(ParamId::new(), values).set_require_grad(false))
     }
 
-    fn linear(&mut self, path: &str, shape: [usize; 2], bias: bool) -> Result<AdaptedLinear<B>, ModelError> {
+    fn linear(&mut self, index: usize, linear: LinearShape) -> Result<AdaptedLinear<B>, ModelError> {
+        let LinearShape { name, shape, bias } = linear;
+        let path = format!("model.layers.{index}.{name}");
         let name = format!("{path}.weight");
         let weight = match self.options.quantization {
             Quantization::None => self.dense(&name, shape)?,
@@ -109,22 +111,20 @@ impl<B: KernelBackend> Loader<'_, B> {
     }
 
     fn layer(&mut self, index: usize) -> Result<DecoderLayer<B>, ModelError> {
-        let config = self.checkpoint.config();
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        let (attention_bias, mlp_bias) = (config.attention_bias, config.mlp_bias);
-        let path = |name: &str| format!("model.layers.{index}.{name}");
+        let [input_norm, post_attention_norm] =
+            LAYER_NORMS.map(|name| format!("model.layers.{index}.{name}"));
+        let [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj] =
+            self.checkpoint.config().layer_linears();
         Ok(DecoderLayer {
-            input_norm: self.norm(&path("input_layernorm.weight"))?,
-            q_proj: self.linear(&path("self_attn.q_proj"), [queries, hidden], attention_bias)?,
-            k_proj: self.linear(&path("self_attn.k_proj"), [keys, hidden], attention_bias)?,
-            v_proj: self.linear(&path("self_attn.v_proj"), [keys, hidden], attention_bias)?,
-            // Llama's `attention_bias` gives the output projection one too.
-            o_proj: self.linear(&path("self_attn.o_proj"), [hidden, queries], attention_bias)?,
-            post_attention_norm: self.norm(&path("post_attention_layernorm.weight"))?,
-            gate_proj: self.linear(&path("mlp.gate_proj"), [inner, hidden], mlp_bias)?,
-            up_proj: self.linear(&path("mlp.up_proj"), [inner, hidden], mlp_bias)?,
-            down_proj: self.linear(&path("mlp.down_proj"), [hidden, inner], mlp_bias)?,
+            input_norm: self.norm(&input_norm)?,
+            q_proj: self.linear(index, q_proj)?,
+            k_proj: self.linear(index, k_proj)?,
+            v_proj: self.linear(index, v_proj)?,
+            o_proj: self.linear(index, o_proj)?,
+            post_attention_norm: self.norm(&post_attention_norm)?,
+            gate_proj: self.linear(index, gate_proj)?,
+            up_proj: self.linear(index, up_proj)?,
+            down_proj: self.linear(index, down_proj)?,
         })
     }
 }

@@ -28,7 +28,12 @@ pub enum RopeScaling {
 
 /// The frequencies of a head of `head_dim` features: `[head_dim / 2]`.
 pub(crate) fn frequencies(theta: f64, head_dim: usize, scaling: &RopeScaling) -> Vec<f32> {
-    let plain = (0..head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64));
+    // Rounded where the peers round: an angle is a position times this number, so that at a thousand
+    // tokens the last bit of a frequency is ten bits above that of the angle.
+    let plain = (0..head_dim / 2).map(|i| {
+        let exponent = (2 * i) as f32 / head_dim as f32;
+        f64::from(1.0 / (theta as f32).powf(exponent))
+    });
     match scaling {
         RopeScaling::None => plain.map(|f| f as f32).collect(),
         RopeScaling::Linear { factor } => plain.map(|f| (f / factor) as f32).collect(),

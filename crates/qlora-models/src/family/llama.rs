@@ -4,7 +4,7 @@ use std::path::Path;
 
 use qlora_gguf::Metadata;
 use qlora_kernels::Activation;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::{DecoderConfig, Family, ModelError, RopeScaling};
 
@@ -126,6 +126,84 @@ fn rope(keys: &Keys<'_>) -> Result<(f64, RopeScaling), ModelError> {
     Ok((theta, scaling))
 }
 
+/// With the rotary keys of transformers 5 and those of older releases, which read only their own.
+pub(super) fn config_to_json(path: &Path, config: &DecoderConfig) -> Result<Map<String, Value>, ModelError> {
+    let mut rope = Map::new();
+    match &config.rope_scaling {
+        RopeScaling::None => {
+            rope.insert("rope_type".into(), "default".into());
+        }
+        RopeScaling::Linear { factor } => {
+            rope.insert("rope_type".into(), "linear".into());
+            rope.insert("factor".into(), json!(factor));
+        }
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings,
+        } => {
+            rope.insert("rope_type".into(), "llama3".into());
+            rope.insert("factor".into(), json!(factor));
+            rope.insert("low_freq_factor".into(), json!(low_freq_factor));
+            rope.insert("high_freq_factor".into(), json!(high_freq_factor));
+            let original = json!(original_max_position_embeddings);
+            rope.insert("original_max_position_embeddings".into(), original);
+        }
+        RopeScaling::Divisors(_) => {
+            let problem = "scales each rotary frequency by its own number, which config.json cannot say; \
+                           use the safetensors checkpoint that the file was made from";
+            return Err(ModelError::Config {
+                path: path.to_owned(),
+                key: "rope_freqs.weight".into(),
+                problem: problem.into(),
+            });
+        }
+    }
+    let scaling = match config.rope_scaling {
+        RopeScaling::None => Value::Null,
+        _ => rope.clone().into(),
+    };
+    rope.insert("rope_theta".into(), json!(config.rope_theta));
+    let activation = match config.activation {
+        Activation::Silu => "silu",
+        Activation::GeluErf => "gelu",
+        Activation::GeluTanh => "gelu_pytorch_tanh",
+    };
+    let keys = json!({
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": config.family.name(),
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "rms_norm_eps": shortest(config.rms_norm_eps),
+        "rope_theta": config.rope_theta,
+        "rope_scaling": scaling,
+        "rope_parameters": rope,
+        "max_position_embeddings": config.max_position_embeddings,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "attention_bias": config.attention_bias,
+        "mlp_bias": config.mlp_bias,
+        "hidden_act": activation,
+    });
+    match keys {
+        Value::Object(keys) => Ok(keys),
+        _ => unreachable!("the literal is an object"),
+    }
+}
+
+/// The shortest decimal with the same f32: 1e-5 for what a GGUF file stores of it.
+fn shortest(value: f64) -> f64 {
+    if f64::from(value as f32) != value {
+        return value;
+    }
+    (value as f32).to_string().parse().unwrap_or(value)
+}
+
 pub(super) fn config_from_gguf(
     path: &Path,
     metadata: &Metadata,
@@ -242,6 +320,60 @@ pub(super) fn from_gguf_rows(name: &str, values: Vec<f32>, config: &DecoderConfi
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn config(rope_scaling: RopeScaling) -> DecoderConfig {
+        DecoderConfig {
+            family: Family::Llama,
+            vocab_size: 97,
+            hidden_size: 48,
+            intermediate_size: 80,
+            layers: 3,
+            heads: 6,
+            kv_heads: 2,
+            head_dim: 16,
+            rms_norm_eps: 1e-5,
+            rope_theta: 500_000.0,
+            rope_scaling,
+            max_position_embeddings: 128,
+            tie_word_embeddings: true,
+            attention_bias: true,
+            mlp_bias: false,
+            activation: Activation::GeluTanh,
+        }
+    }
+
+    #[test]
+    fn config_json_is_read_as_it_was_written() {
+        let path = Path::new("config.json");
+        let llama3 = RopeScaling::Llama3 {
+            factor: 32.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 8192,
+        };
+        for scaling in [RopeScaling::None, RopeScaling::Linear { factor: 2.5 }, llama3] {
+            let config = config(scaling);
+            let written = config_to_json(path, &config).unwrap();
+            assert_eq!(config_from_json(path, &written.clone().into()).unwrap(), config);
+            // What older releases of transformers read.
+            let mut older = written;
+            older.remove("rope_parameters");
+            assert_eq!(config_from_json(path, &older.into()).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn an_epsilon_of_f32_is_written_in_short() {
+        let config = DecoderConfig { rms_norm_eps: f64::from(1e-5_f32), ..config(RopeScaling::None) };
+        assert_eq!(config_to_json(Path::new(""), &config).unwrap()["rms_norm_eps"], json!(1e-5));
+    }
+
+    #[test]
+    fn divisors_of_frequencies_are_refused_by_name() {
+        let config = config(RopeScaling::Divisors(vec![1.0; 8]));
+        let error = config_to_json(Path::new("m.gguf"), &config).unwrap_err().to_string();
+        assert!(error.starts_with("m.gguf: `rope_freqs.weight` "), "{error}");
+    }
 
     #[test]
     fn names_of_layers_and_of_the_rest() {
