@@ -45,7 +45,9 @@ impl DecoderConfig {
     /// Parameters of the model, without adapters.
     #[must_use]
     pub fn parameter_count(&self) -> usize {
-        self.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+        let elements =
+            |shape: &[usize]| shape.iter().fold(1, |product: usize, &size| product.saturating_mul(size));
+        self.tensors().iter().fold(0, |sum: usize, (_, shape)| sum.saturating_add(elements(shape)))
     }
 
     /// Refuses sizes that no model can have, before anything is allocated for them.
