@@ -66,6 +66,7 @@ impl std::fmt::Display for Compute {
 
 /// A frozen matrix `[out, in]`, row-major as torch stores it. Never receives a gradient.
 #[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a handful per layer, beside megabytes on the device")]
 pub enum FrozenWeight<B: Backend> {
     /// Floats.
     Dense(DenseWeight<B>),
@@ -83,7 +84,6 @@ pub struct DenseWeight<B: Backend> {
 
 /// The primitives of a [`FrozenWeight`], as kernels take them.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "lives for one call, on the stack")]
 pub enum WeightParts<B: Backend> {
     /// Floats `[out, in]`.
     Dense(FloatTensor<B>, Compute),

@@ -9,13 +9,19 @@ use crate::{DecoderConfig, ModelError};
 /// Keys and values of every layer for a number of sequences, each with room for `capacity` tokens.
 #[derive(Debug)]
 pub struct KvCache<B: Backend> {
-    /// Keys and values of each layer, `[sequences · capacity, kv_heads · head_dim]`.
-    layers: Vec<(Option<Tensor<B, 2>>, Option<Tensor<B, 2>>)>,
+    layers: Vec<LayerCache<B>>,
     /// Tokens of each sequence.
     lengths: Vec<usize>,
     capacity: usize,
     /// Rows that the tokens of the pass under way go to.
     rows: Vec<usize>,
+}
+
+/// Keys and values of a layer, `[sequences · capacity, kv_heads · head_dim]`; `None` while rows are written.
+#[derive(Debug)]
+struct LayerCache<B: Backend> {
+    keys: Option<Tensor<B, 2>>,
+    values: Option<Tensor<B, 2>>,
 }
 
 impl<B: KernelBackend> KvCache<B> {
@@ -38,7 +44,7 @@ impl<B: KernelBackend> KvCache<B> {
         }
         let shape = [sequences * capacity, config.kv_heads * config.head_dim];
         let empty = || Some(Tensor::zeros(shape, (device, dtype)));
-        let layers = (0..config.layers).map(|_| (empty(), empty())).collect();
+        let layers = (0..config.layers).map(|_| LayerCache { keys: empty(), values: empty() }).collect();
         Ok(Self { layers, lengths: vec![0; sequences], capacity, rows: Vec::new() })
     }
 
@@ -90,7 +96,7 @@ impl<B: KernelBackend> KvCache<B> {
             *cache = Some(tensor.clone());
             tensor
         };
-        let (keys, values) = &mut self.layers[layer];
+        let LayerCache { keys, values } = &mut self.layers[layer];
         (write(keys, k), write(values, v))
     }
 }

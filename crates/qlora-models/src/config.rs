@@ -71,12 +71,12 @@ impl DecoderConfig {
                 return Err((key, format!("is {value}: expected a number from 1 to 2^28")));
             }
         }
-        if self.heads % self.kv_heads != 0 {
+        if !self.heads.is_multiple_of(self.kv_heads) {
             let problem =
                 format!("is {}: expected a divisor of num_attention_heads {}", self.kv_heads, self.heads);
             return Err(("num_key_value_heads", problem));
         }
-        if self.head_dim % 2 != 0 {
+        if !self.head_dim.is_multiple_of(2) {
             return Err(("head_dim", format!("is {}: expected an even number", self.head_dim)));
         }
         if !(self.rms_norm_eps >= 0.0 && self.rms_norm_eps < 1.0) {

@@ -88,9 +88,9 @@ impl Family {
     }
 
     /// Brings rows from the order of GGUF files to that of Hugging Face checkpoints.
-    pub(crate) fn from_gguf_rows(self, name: &str, values: Vec<f32>, config: &DecoderConfig) -> Vec<f32> {
+    pub(crate) fn rows_from_gguf(self, name: &str, values: Vec<f32>, config: &DecoderConfig) -> Vec<f32> {
         match self {
-            Self::Llama => llama::from_gguf_rows(name, values, config),
+            Self::Llama => llama::rows_from_gguf(name, values, config),
         }
     }
 }

@@ -26,5 +26,5 @@ pub(super) fn tensor(
     let gguf_name = config.family.gguf_name(name).ok_or_else(missing)?;
     let tensor = file.opt_tensor(&gguf_name).ok_or_else(missing)?;
     check_shape(path, &gguf_name, tensor.shape(), shape)?;
-    Ok(config.family.from_gguf_rows(name, tensor.dequantize()?, config))
+    Ok(config.family.rows_from_gguf(name, tensor.dequantize()?, config))
 }

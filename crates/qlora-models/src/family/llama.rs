@@ -300,7 +300,7 @@ pub(super) fn gguf_name(name: &str) -> Option<String> {
 }
 
 /// GGUF files hold the rows of q and k for interleaved pairs; ours rotate halves.
-pub(super) fn from_gguf_rows(name: &str, values: Vec<f32>, config: &DecoderConfig) -> Vec<f32> {
+pub(super) fn rows_from_gguf(name: &str, values: Vec<f32>, config: &DecoderConfig) -> Vec<f32> {
     let heads = match name.rsplit_once("self_attn.") {
         Some((_, "q_proj.weight")) => config.heads,
         Some((_, "k_proj.weight")) => config.kv_heads,
