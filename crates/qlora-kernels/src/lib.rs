@@ -9,7 +9,7 @@
 //!
 //! `QLORA_KERNELS=reference` forces the first everywhere; [`tier::calls`] tells which bodies ran.
 //!
-//! A model calls the typed functions ([`linear`], [`rms_norm`], [`rope`], …), which take and return
+//! A model calls the typed functions ([`linear()`], [`rms_norm()`], [`rope()`], …), which take and return
 //! [`burn::tensor::Tensor`], and bounds its backend by [`KernelBackend`], or by [`TrainBackend`] to train.
 
 pub mod activation;
