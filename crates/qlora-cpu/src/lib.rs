@@ -4,6 +4,7 @@
 //! the operation trait of burn's Flex backend.
 
 mod activation;
+mod adamw8bit;
 mod attention;
 #[cfg(test)]
 mod checks;
@@ -26,6 +27,7 @@ mod vector;
 mod weight;
 
 pub use activation::{Activation, gated_activation, gated_activation_backward};
+pub use adamw8bit::{MOMENT_BLOCK, Moment8, adamw8bit};
 pub use attention::{AttentionShape, AttentionSpan, attention, attention_backward};
 pub use cross_entropy::{CrossEntropy, TokenStats, cross_entropy_rows};
 pub use decode::dequantize;

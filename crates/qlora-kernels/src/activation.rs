@@ -8,7 +8,7 @@ use crate::KernelBackend;
 use crate::primitive::{primitive, statistics_dtype, tensor};
 
 /// The function that the gate goes through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// `x σ(x)`: SwiGLU.
     Silu,

@@ -1,6 +1,8 @@
 //! The operations under burn's autodiff: one node each, with a hand-written backward pass.
 
 mod attention;
+mod gated_linear;
+mod inject;
 mod linear;
 mod loss;
 mod pointwise;
@@ -9,16 +11,18 @@ use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::tensor::DType;
 use burn::tensor::backend::AutodiffBackend;
-use burn::tensor::ops::FloatTensor;
+use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use crate::KernelBackend;
 use crate::activation::Activation;
 use crate::attention::AttentionSpec;
-use crate::cross_entropy::{CrossEntropySpec, LossOutput};
+use crate::cross_entropy::{CrossEntropySpec, LossOutput, LossParts};
+use crate::device::{ActivationSizes, DeviceMemory};
 use crate::linear::LoraParts;
 use crate::nf4::{AbsmaxParts, Nf4Parts};
 use crate::norm::RmsNormOptions;
 use crate::optimizer::AdamWStep;
+use crate::quantized8::Quantized8Parts;
 use crate::weight::{Compute, WeightParts};
 
 /// The same handles, seen from the inner backend.
@@ -53,12 +57,37 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         B::activation_dtype(compute)
     }
 
+    fn computes_in(device: &Self::Device, compute: Compute) -> bool {
+        B::computes_in(device, compute)
+    }
+
     fn nf4_dequantize(w: &Nf4Parts<Self>, dtype: DType) -> FloatTensor<Self> {
         constant::<B, C>(B::nf4_dequantize(&inner_nf4(w), dtype))
     }
 
     fn embedding_rows(table: &WeightParts<Self>, ids: &[u32], dtype: DType) -> FloatTensor<Self> {
         constant::<B, C>(B::embedding_rows(&inner_weight(table), ids, dtype))
+    }
+
+    fn embedding_gradient(dout: FloatTensor<Self>, ids: &[u32], vocabulary: usize) -> FloatTensor<Self> {
+        constant::<B, C>(B::embedding_gradient(dout.primitive, ids, vocabulary))
+    }
+
+    fn nf4_quantize(values: FloatTensor<Self>, block_size: usize) -> (IntTensor<Self>, FloatTensor<Self>) {
+        let (codes, absmax) = B::nf4_quantize(values.primitive, block_size);
+        (codes, constant::<B, C>(absmax))
+    }
+
+    fn greedy(logits: FloatTensor<Self>) -> Vec<(u32, f32)> {
+        B::greedy(logits.primitive)
+    }
+
+    fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
+        B::device_memory(device)
+    }
+
+    fn reserve_activations(device: &Self::Device, sizes: &ActivationSizes) {
+        B::reserve_activations(device, sizes);
     }
 
     fn adapted_linear(
@@ -71,6 +100,21 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         match lora {
             Some(lora) => linear::adapted::<B, C>(x, inner_weight(w), bias, lora),
             None => linear::frozen::<B, C>(x, inner_weight(w), bias),
+        }
+    }
+
+    fn gated_linear(
+        activation: Activation,
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        w: &WeightParts<Self>,
+        bias: Option<FloatTensor<Self>>,
+        lora: Option<LoraParts<Self>>,
+    ) -> FloatTensor<Self> {
+        let (w, bias) = (inner_weight(w), bias.map(|bias| bias.primitive));
+        match lora {
+            Some(lora) => gated_linear::adapted::<B, C>(activation, gate, up, w, bias, lora),
+            None => gated_linear::frozen::<B, C>(activation, gate, up, w, bias),
         }
     }
 
@@ -112,6 +156,10 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         constant::<B, C>(B::write_rows(cache.primitive, rows.primitive, at))
     }
 
+    fn logits(hidden: FloatTensor<Self>, head: &WeightParts<Self>) -> FloatTensor<Self> {
+        constant::<B, C>(B::logits(hidden.primitive, &inner_weight(head)))
+    }
+
     fn linear_cross_entropy(
         hidden: FloatTensor<Self>,
         head: &WeightParts<Self>,
@@ -124,14 +172,18 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         hidden: FloatTensor<Self>,
         head: &WeightParts<Self>,
         spec: &CrossEntropySpec,
-        grad: bool,
+        parts: LossParts,
     ) -> LossOutput<Self> {
-        let out = B::linear_cross_entropy_forward(hidden.primitive, &inner_weight(head), spec, grad);
+        let out = B::linear_cross_entropy_forward(hidden.primitive, &inner_weight(head), spec, parts);
         LossOutput {
             loss: constant::<B, C>(out.loss),
             tokens: out.tokens,
             dhidden: out.dhidden.map(constant::<B, C>),
         }
+    }
+
+    fn inject_gradient(x: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        inject::inject::<B, C>(x, gradient.primitive)
     }
 
     fn adamw(
@@ -146,7 +198,27 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         (constant::<B, C>(param), constant::<B, C>(first), constant::<B, C>(second))
     }
 
-    fn sum_of_squares(x: FloatTensor<Self>) -> f64 {
-        B::sum_of_squares(x.primitive)
+    fn adamw8bit(
+        param: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        first: Quantized8Parts<Self>,
+        second: Quantized8Parts<Self>,
+        step: AdamWStep,
+    ) -> (FloatTensor<Self>, Quantized8Parts<Self>, Quantized8Parts<Self>) {
+        let inner = |parts: Quantized8Parts<Self>| Quantized8Parts::<B> {
+            codes: parts.codes,
+            absmax: parts.absmax.primitive,
+        };
+        let outer = |parts: Quantized8Parts<B>| Quantized8Parts::<Self> {
+            codes: parts.codes,
+            absmax: constant::<B, C>(parts.absmax),
+        };
+        let (param, first, second) =
+            B::adamw8bit(param.primitive, grad.primitive, inner(first), inner(second), step);
+        (constant::<B, C>(param), outer(first), outer(second))
+    }
+
+    fn sum_of_squares(xs: Vec<FloatTensor<Self>>) -> f64 {
+        B::sum_of_squares(xs.into_iter().map(|x| x.primitive).collect())
     }
 }

@@ -2,17 +2,19 @@
 
 use burn::tensor::DType;
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::ops::FloatTensor;
+use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use crate::activation::{self, Activation};
 use crate::attention::{self, AttentionSpec};
-use crate::cross_entropy::{self, CrossEntropySpec, LossOutput};
+use crate::cross_entropy::{self, CrossEntropySpec, LossOutput, LossParts};
+use crate::device::{ActivationSizes, DeviceMemory};
 use crate::linear::{self, GradInput, LinearOutput, LoraParts};
 use crate::nf4::{self, Nf4Parts};
 use crate::norm::{self, RmsNormOptions};
 use crate::optimizer::{self, AdamWStep};
+use crate::quantized8::Quantized8Parts;
 use crate::weight::{Compute, WeightParts};
-use crate::{embedding, rope};
+use crate::{embedding, greedy, injection, rope};
 
 /// A backend that can run and train decoder-only language models.
 ///
@@ -28,6 +30,11 @@ pub trait KernelBackend: Backend {
         compute.dtype()
     }
 
+    /// Whether the device computes in this type in hardware.
+    fn computes_in(device: &Self::Device, compute: Compute) -> bool {
+        Self::supports_dtype(device, compute.dtype())
+    }
+
     /// The dense matrix `[out, in]` of packed NF4 codes.
     fn nf4_dequantize(w: &Nf4Parts<Self>, dtype: DType) -> FloatTensor<Self> {
         nf4::dequantize(w, dtype)
@@ -36,6 +43,36 @@ pub trait KernelBackend: Backend {
     /// Rows `ids` of a frozen table `[vocabulary, hidden]`, in the given type: `[ids, hidden]`.
     fn embedding_rows(table: &WeightParts<Self>, ids: &[u32], dtype: DType) -> FloatTensor<Self> {
         embedding::reference(table, ids, dtype)
+    }
+
+    /// The gradient `[vocabulary, hidden]`, f32, of a table of which rows `ids` were looked up, from that of the rows.
+    fn embedding_gradient(dout: FloatTensor<Self>, ids: &[u32], vocabulary: usize) -> FloatTensor<Self> {
+        embedding::gradient_reference::<Self>(dout, ids, vocabulary)
+    }
+
+    /// Codes (U32 words) and scales (f32, one a block) of a matrix of floats; a block of zeros gets code 7.
+    fn nf4_quantize(values: FloatTensor<Self>, block_size: usize) -> (IntTensor<Self>, FloatTensor<Self>) {
+        nf4::quantize_reference::<Self>(values, block_size)
+    }
+
+    /// The likeliest token of each row of logits `[rows, vocabulary]`, the first of equals, and its log-probability.
+    fn greedy(logits: FloatTensor<Self>) -> Vec<(u32, f32)> {
+        greedy::reference::<Self>(logits)
+    }
+
+    /// What this process holds of the device's memory; `None` where that is the memory of the process itself.
+    fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
+        let _ = device;
+        None
+    }
+
+    /// Says of what sizes the buffers of the coming passes will be, so that a device can keep some of exactly those
+    /// sizes. Undone by `memory_cleanup`.
+    ///
+    /// Pools cut buffers from large pages, which costs a gigabyte or two that is never used. Buffers of exact sizes
+    /// are worth keeping while all batches are of one size.
+    fn reserve_activations(device: &Self::Device, sizes: &ActivationSizes) {
+        let _ = (device, sizes);
     }
 
     /// `y = x Wᵀ + b + s (x Aᵀ) Bᵀ`: `[tokens, in]` to `[tokens, out]`. `W` and `b` are frozen.
@@ -76,6 +113,20 @@ pub trait KernelBackend: Backend {
         scale: f32,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         linear::lora_grads::<Self>(x, xa, dy, dyb, scale)
+    }
+
+    /// [`adapted_linear`](KernelBackend::adapted_linear) of `act(gate) ⊙ up`: the second half of a gated MLP.
+    ///
+    /// Under autodiff gate and up are kept and their product, the widest activation of a layer, is not.
+    fn gated_linear(
+        activation: Activation,
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        w: &WeightParts<Self>,
+        bias: Option<FloatTensor<Self>>,
+        lora: Option<LoraParts<Self>>,
+    ) -> FloatTensor<Self> {
+        Self::adapted_linear(Self::gated_activation(activation, gate, up), w, bias, lora)
     }
 
     /// `y = x / sqrt(mean(x²) + ε) · w`, row by row.
@@ -173,6 +224,11 @@ pub trait KernelBackend: Backend {
         attention::write_rows::<Self>(cache, rows, at)
     }
 
+    /// `hidden · headᵀ`, f32 (f64 where `hidden` is): `[tokens, vocabulary]`.
+    fn logits(hidden: FloatTensor<Self>, head: &WeightParts<Self>) -> FloatTensor<Self> {
+        cross_entropy::logits_reference::<Self>(hidden, head)
+    }
+
     /// `Σ weightᵢ · lossᵢ` (shape `[1]`) of the tokens that `hidden · headᵀ` predicts.
     ///
     /// The `[tokens, vocabulary]` logits never exist whole, and only tokens with a weight are computed.
@@ -181,17 +237,23 @@ pub trait KernelBackend: Backend {
         head: &WeightParts<Self>,
         spec: &CrossEntropySpec,
     ) -> FloatTensor<Self> {
-        Self::linear_cross_entropy_forward(hidden, head, spec, false).loss
+        Self::linear_cross_entropy_forward(hidden, head, spec, LossParts::default()).loss
     }
 
-    /// The loss, its parts token by token and, where asked for, its gradient with respect to `hidden`.
+    /// The loss and, where asked for, its parts token by token and its gradient with respect to `hidden`.
     fn linear_cross_entropy_forward(
         hidden: FloatTensor<Self>,
         head: &WeightParts<Self>,
         spec: &CrossEntropySpec,
-        grad: bool,
+        parts: LossParts,
     ) -> LossOutput<Self> {
-        cross_entropy::forward::<Self>(hidden, head, spec, grad)
+        cross_entropy::forward::<Self>(hidden, head, spec, parts)
+    }
+
+    /// A zero, `[1]`, whose gradient with respect to `x` is `gradient`, whatever arrives at it.
+    fn inject_gradient(x: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        let _ = gradient;
+        injection::reference::<Self>(&x)
     }
 
     /// One step of AdamW: the new parameter and the new first and second moments.
@@ -205,9 +267,23 @@ pub trait KernelBackend: Backend {
         optimizer::adamw_reference::<Self>(param, grad, first, second, step)
     }
 
-    /// `Σ x²`, read back: for the global norm of gradients.
-    fn sum_of_squares(x: FloatTensor<Self>) -> f64 {
-        optimizer::sum_of_squares_reference::<Self>(x)
+    /// One step of AdamW with 8-bit moments: the new parameter and the new first and second moments.
+    ///
+    /// See [`adamw8bit`](crate::adamw8bit()) for what it computes.
+    fn adamw8bit(
+        param: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        first: Quantized8Parts<Self>,
+        second: Quantized8Parts<Self>,
+        step: AdamWStep,
+    ) -> (FloatTensor<Self>, Quantized8Parts<Self>, Quantized8Parts<Self>) {
+        optimizer::adamw8bit_reference::<Self>(param, grad, first, second, step)
+    }
+
+    /// `Σ x²` over all elements of all tensors, added in their order and read back once: for the global norm
+    /// of gradients. 0 where there is no tensor.
+    fn sum_of_squares(xs: Vec<FloatTensor<Self>>) -> f64 {
+        optimizer::sum_of_squares_reference::<Self>(xs)
     }
 }
 

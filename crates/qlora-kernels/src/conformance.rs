@@ -4,36 +4,44 @@
 //! CPU, its gradients with central differences of that reference, on inputs that are random, not zero,
 //! contiguous and strided, of ragged sizes.
 
+mod adamw8bit;
 mod cases;
 mod harness;
 
+pub use adamw8bit::optimizers_8bit;
 pub use cases::{
-    activations, attentions, embeddings, linears, losses, norms, optimizers, quantized, rotations, rows,
+    activations, attentions, embeddings, gated_linears, linears, losses, norms, optimizers, quantized,
+    rotations, rows,
 };
 pub use harness::{Failure, Operation, check};
 
 /// Makes the tests of one backend: `conformance!(Backend, device, [Compute::F32, Compute::Bf16])`.
 ///
-/// Each checks one operation in each of the compute types, forward and backward.
+/// Each checks one operation in each of the compute types, forward and backward. An attribute before the
+/// backend is put on every test: `#[ignore = "needs a GPU"]`.
 #[macro_export]
 macro_rules! conformance {
-    ($backend:ty, $device:expr, $computes:expr) => {
-        $crate::conformance!(@tests $backend, $device, $computes;
-            linears, norms, rotations, activations, attentions, losses);
-        $crate::conformance!(@plain $backend, $device; quantized, embeddings, optimizers, rows);
+    ($(#[$attribute:meta])* $backend:ty, $device:expr, $computes:expr) => {
+        $crate::conformance!(@typed [$(#[$attribute])*] $backend, $device, $computes;
+            linears gated_linears norms rotations activations attentions losses);
+        $crate::conformance!(@plain [$(#[$attribute])*] $backend, $device;
+            quantized embeddings optimizers optimizers_8bit rows);
     };
-    (@tests $backend:ty, $device:expr, $computes:expr; $($name:ident),*) => {$(
-        #[test]
-        fn $name() {
+    (@typed $attributes:tt $backend:ty, $device:expr, $computes:expr; $($name:ident)*) => {
+        $($crate::conformance!(@test $attributes $name {
             for compute in $computes {
                 $crate::conformance::$name::<$backend>(&$device, compute).unwrap();
             }
-        }
-    )*};
-    (@plain $backend:ty, $device:expr; $($name:ident),*) => {$(
-        #[test]
-        fn $name() {
+        });)*
+    };
+    (@plain $attributes:tt $backend:ty, $device:expr; $($name:ident)*) => {
+        $($crate::conformance!(@test $attributes $name {
             $crate::conformance::$name::<$backend>(&$device).unwrap();
-        }
-    )*};
+        });)*
+    };
+    (@test [$($attribute:tt)*] $name:ident $body:block) => {
+        #[test]
+        $($attribute)*
+        fn $name() $body
+    };
 }

@@ -55,14 +55,23 @@ pub struct TokenLosses {
     pub correct: Vec<bool>,
 }
 
+/// What the forward pass is to give beside the loss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LossParts {
+    /// The gradient with respect to `hidden`.
+    pub grad: bool,
+    /// The losses token by token. They are read back from the device, which a training step must not wait for.
+    pub tokens: bool,
+}
+
 /// What the forward pass gives.
 #[derive(Clone, Debug)]
 pub struct LossOutput<B: KernelBackend> {
     /// `Σ weight · loss`, `[1]`.
     pub loss: FloatTensor<B>,
-    /// The parts.
-    pub tokens: TokenLosses,
-    /// Gradient of the loss with respect to `hidden`.
+    /// The loss token by token, if asked for.
+    pub tokens: Option<TokenLosses>,
+    /// Gradient of the loss with respect to `hidden`, if asked for.
     pub dhidden: Option<FloatTensor<B>>,
 }
 
@@ -96,7 +105,28 @@ pub fn token_losses<B: KernelBackend>(
     options: CrossEntropyOptions,
 ) -> TokenLosses {
     let spec = checked(hidden.dims()[0], head, targets, weights, options);
-    B::linear_cross_entropy_forward(primitive(hidden), &head.parts(), &spec, false).tokens
+    let parts = LossParts { tokens: true, grad: false };
+    let out = B::linear_cross_entropy_forward(primitive(hidden), &head.parts(), &spec, parts);
+    out.tokens.expect("the losses of tokens were asked for")
+}
+
+/// `hidden · headᵀ` in f32: `[tokens, vocabulary]`. Nothing to differentiate.
+///
+/// # Panics
+/// When the inner sizes differ.
+#[must_use]
+pub fn logits<B: KernelBackend>(hidden: Tensor<B, 2>, head: &FrozenWeight<B>) -> Tensor<B, 2> {
+    let [vocabulary, width] = head.shape();
+    assert_eq!(hidden.dims()[1], width, "the head is [{vocabulary}, {width}]");
+    tensor(B::logits(primitive(hidden), &head.parts()))
+}
+
+pub(crate) fn logits_reference<B: KernelBackend>(
+    hidden: FloatTensor<B>,
+    head: &WeightParts<B>,
+) -> FloatTensor<B> {
+    let wide = statistics_dtype(hidden.dtype());
+    primitive(tensor::<B, 2>(B::linear_forward(hidden, head, None, None).y).cast(wide))
 }
 
 fn checked<B: KernelBackend>(
@@ -120,16 +150,16 @@ pub(crate) fn forward<B: KernelBackend>(
     hidden: FloatTensor<B>,
     head: &WeightParts<B>,
     spec: &CrossEntropySpec,
-    grad: bool,
+    parts: LossParts,
 ) -> LossOutput<B> {
     let hidden = tensor::<B, 2>(hidden);
     let (device, dtype, [_, width]) = (hidden.device(), hidden.dtype(), hidden.dims());
     let wide = statistics_dtype(dtype);
     let CrossEntropyOptions { logit_scale, softcap, label_smoothing } = spec.options;
     let trained: Vec<usize> = (0..spec.weights.len()).filter(|i| spec.weights[*i] != 0.0).collect();
-    let mut tokens = TokenLosses::default();
+    let mut tokens = parts.tokens.then(TokenLosses::default);
     let mut total = Tensor::<B, 1>::zeros([1], (&device, wide));
-    let mut dhidden = grad.then(|| hidden.zeros_like());
+    let mut dhidden = parts.grad.then(|| hidden.zeros_like());
     for rows in trained.chunks(CHUNK) {
         let count = rows.len();
         let select =
@@ -153,13 +183,15 @@ pub(crate) fn forward<B: KernelBackend>(
         let log_prob = at_target.clone() - lse.clone();
         let smooth = lse.clone() - z.clone().mean_dim(1);
         let loss = log_prob.clone().neg() * (1.0 - label_smoothing) + smooth * label_smoothing;
-        let entropy = lse - (p.clone() * z.clone()).sum_dim(1);
         total = total + (loss.clone().squeeze_dim::<1>(1) * weight.clone()).sum();
-        let values = |t: Tensor<B, 2>| t.into_data().iter::<f32>().collect::<Vec<_>>();
-        tokens.correct.extend(values(at_target).iter().zip(values(max)).map(|(t, m)| *t >= m));
-        tokens.losses.extend(values(loss));
-        tokens.log_probs.extend(values(log_prob));
-        tokens.entropies.extend(values(entropy));
+        if let Some(tokens) = &mut tokens {
+            let values = |t: Tensor<B, 2>| t.into_data().iter::<f32>().collect::<Vec<_>>();
+            let entropy = lse - (p.clone() * z.clone()).sum_dim(1);
+            tokens.correct.extend(values(at_target).iter().zip(values(max)).map(|(t, m)| *t >= m));
+            tokens.losses.extend(values(loss));
+            tokens.log_probs.extend(values(log_prob));
+            tokens.entropies.extend(values(entropy));
+        }
         if let Some(grad) = dhidden.take() {
             let one_hot = z.zeros_like().scatter(
                 1,
@@ -187,6 +219,8 @@ pub(crate) fn scale_gradient<B: KernelBackend>(
     dloss: FloatTensor<B>,
 ) -> FloatTensor<B> {
     let dtype = dhidden.dtype();
-    let factor = tensor::<B, 1>(dloss).cast(dtype).unsqueeze::<2>();
-    primitive(tensor::<B, 2>(dhidden) * factor)
+    // Multiplied in the type of the loss: its scale may be beyond what an f16 can hold.
+    let factor = tensor::<B, 1>(dloss).unsqueeze::<2>();
+    let wide = factor.dtype();
+    primitive((tensor::<B, 2>(dhidden).cast(wide) * factor).cast(dtype))
 }

@@ -1,10 +1,358 @@
-//! CubeCL backends (CUDA, Vulkan, Metal, WebGPU): the reference bodies.
+//! CubeCL backends (CUDA, ROCm, Vulkan, Metal, WebGPU): one source of kernels for all.
+//!
+//! The backends run without burn's fusion: its streams cost 30 µs an operation where a direct launch costs 16,
+//! and the operations that fusion would find are fused here by hand.
 
-impl<R, F, I, BT> crate::KernelBackend for burn_cubecl::CubeBackend<R, F, I, BT>
-where
-    R: burn_cubecl::CubeRuntime,
-    F: burn_cubecl::FloatElement,
-    I: burn_cubecl::IntElement,
-    BT: burn_cubecl::BoolElement,
+pub(crate) mod attention;
+pub(crate) mod elementwise;
+mod greedy;
+pub(crate) mod linear;
+pub(crate) mod loss;
+pub(crate) mod matmul;
+pub(crate) mod nf4;
+mod norm;
+mod optimizer;
+mod quantize;
+pub(crate) mod reduce;
+pub(crate) mod rows;
+pub(crate) mod tensors;
+
+use burn::tensor::DType;
+use burn::tensor::backend::Backend;
+use burn_cubecl::tensor::CubeTensor;
+use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
+
+use self::tensors::{are_floats, is_float};
+use crate::KernelBackend;
+use crate::activation::{self, Activation};
+use crate::attention::{self as attention_reference, AttentionSpec, Saved};
+use crate::cross_entropy::{self, CrossEntropySpec, LossOutput, LossParts};
+use crate::device::{ActivationSizes, DeviceMemory};
+use crate::greedy as greedy_reference;
+use crate::linear::{self as linear_reference, GradInput, LinearOutput, LoraParts};
+use crate::nf4::{self as nf4_reference, AbsmaxParts, Nf4Parts};
+use crate::norm::{self as norm_reference, RmsNormOptions};
+use crate::optimizer::{self as optimizer_reference, AdamWStep};
+use crate::quantized8::Quantized8Parts;
+use crate::tier::cube;
+use crate::weight::{Compute, WeightParts};
+use crate::{embedding, rope};
+
+/// Any CubeCL backend.
+pub(crate) type Cube<R, F, I, BT> = CubeBackend<R, F, I, BT>;
+
+/// Whether kernels exist for a weight, in products with rows of this type.
+fn supported<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement>(
+    x: &CubeTensor<R>,
+    w: &WeightParts<Cube<R, F, I, BT>>,
+) -> bool {
+    let weight = match w {
+        WeightParts::Dense(values, _) => is_float(values.dtype),
+        WeightParts::Nf4(parts) => packed(parts),
+    };
+    weight && is_float(x.dtype)
+}
+
+/// Whether codes and scales are held as the kernels expect: a cast of the whole module narrows scales.
+fn packed<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement>(
+    w: &Nf4Parts<Cube<R, F, I, BT>>,
+) -> bool {
+    let scales = match &w.absmax {
+        AbsmaxParts::Plain(absmax) => absmax.dtype == DType::F32,
+        AbsmaxParts::Double { codes, nested_absmax, .. } => {
+            codes.dtype == DType::U32 && nested_absmax.dtype == DType::F32
+        }
+    };
+    w.codes.dtype == DType::U32 && scales
+}
+
+/// A head that cubek multiplies with.
+struct CubeHead<'a, R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> {
+    head: &'a WeightParts<Cube<R, F, I, BT>>,
+}
+
+impl<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> loss::Head<R>
+    for CubeHead<'_, R, F, I, BT>
 {
+    fn logits(&self, hidden: CubeTensor<R>) -> CubeTensor<R> {
+        let head = linear::dense(self.head, hidden.dtype);
+        #[cfg(feature = "cuda")]
+        if let Some(logits) = crate::cuda::logits(&hidden, &head) {
+            return logits;
+        }
+        matmul::matmul(hidden, matmul::transposed(head), DType::F32)
+    }
+
+    fn grad_hidden(&self, dlogits: CubeTensor<R>) -> CubeTensor<R> {
+        let dtype = dlogits.dtype;
+        let head = linear::dense(self.head, dtype);
+        #[cfg(feature = "cuda")]
+        if let Some((dhidden, _)) = crate::cuda::grad_input(&dlogits, &head, None) {
+            return dhidden;
+        }
+        matmul::matmul(dlogits, head, dtype)
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.head.shape()[0]
+    }
+}
+
+impl<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> KernelBackend for Cube<R, F, I, BT> {
+    fn computes_in(device: &Self::Device, compute: Compute) -> bool {
+        // The CUDA runtime knows bf16 on every GPU, which those before Ampere emulate.
+        #[cfg(feature = "cuda")]
+        if compute == Compute::Bf16
+            && let Some(old) = crate::cuda::is_before_ampere::<R>(device)
+            && old
+        {
+            return false;
+        }
+        Self::supports_dtype(device, compute.dtype())
+    }
+
+    fn nf4_dequantize(w: &Nf4Parts<Self>, dtype: DType) -> CubeTensor<R> {
+        if !cube(packed(w) && is_float(dtype)) {
+            return nf4_reference::dequantize(w, dtype);
+        }
+        nf4::dequantize(w, dtype)
+    }
+
+    fn embedding_rows(table: &WeightParts<Self>, ids: &[u32], dtype: DType) -> CubeTensor<R> {
+        let WeightParts::Dense(values, _) = table else { return embedding::reference(table, ids, dtype) };
+        if !cube(is_float(values.dtype) && is_float(dtype) && !ids.is_empty()) {
+            return embedding::reference(table, ids, dtype);
+        }
+        rows::gather(values.clone(), ids, dtype)
+    }
+
+    fn embedding_gradient(dout: CubeTensor<R>, ids: &[u32], vocabulary: usize) -> CubeTensor<R> {
+        if !cube(is_float(dout.dtype)) {
+            return embedding::gradient_reference::<Self>(dout, ids, vocabulary);
+        }
+        rows::embedding_gradient(dout, ids, vocabulary)
+    }
+
+    fn nf4_quantize(values: CubeTensor<R>, block_size: usize) -> (CubeTensor<R>, CubeTensor<R>) {
+        if !cube(is_float(values.dtype)) {
+            return nf4_reference::quantize_reference::<Self>(values, block_size);
+        }
+        quantize::quantize(values, block_size)
+    }
+
+    fn greedy(logits: CubeTensor<R>) -> Vec<(u32, f32)> {
+        if !cube(is_float(logits.dtype)) {
+            return greedy_reference::reference::<Self>(logits);
+        }
+        greedy::greedy(logits)
+    }
+
+    fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
+        let usage = R::client(device).memory_usage().ok()?;
+        Some(DeviceMemory { in_use: usage.bytes_in_use, reserved: usage.bytes_reserved })
+    }
+
+    fn reserve_activations(device: &Self::Device, sizes: &ActivationSizes) {
+        let ActivationSizes { tokens, hidden, heads, vocabulary, compute, .. } = *sizes;
+        let element = compute.dtype().size();
+        let client = R::client(device);
+        let mut bytes = loss::buffer_bytes(&client, tokens, vocabulary, hidden, element);
+        bytes.extend(sizes.widths.iter().chain([&hidden]).map(|width| element * tokens * width));
+        bytes.extend(sizes.weights.iter().map(|elements| element * elements));
+        // The gradient of the loss in f32, sums and statistics of rows.
+        bytes.extend([4 * tokens * hidden, 4 * tokens * heads, 4 * tokens]);
+        // A size that was once given persistent memory gets it ever after.
+        let _ = client.memory_persistent_allocation(bytes, |bytes: Vec<usize>| {
+            bytes.into_iter().for_each(|bytes| drop(client.empty(bytes)));
+        });
+    }
+
+    fn linear_forward(
+        x: CubeTensor<R>,
+        w: &WeightParts<Self>,
+        bias: Option<CubeTensor<R>>,
+        lora: Option<&LoraParts<Self>>,
+    ) -> LinearOutput<Self> {
+        if !cube(supported(&x, w)) {
+            return linear_reference::forward(x, w, bias, lora);
+        }
+        linear::forward(x, w, bias, lora)
+    }
+
+    fn linear_grad_input(
+        dy: CubeTensor<R>,
+        w: &WeightParts<Self>,
+        lora: Option<&LoraParts<Self>>,
+    ) -> GradInput<Self> {
+        if !cube(supported(&dy, w)) {
+            return linear_reference::grad_input(dy, w, lora);
+        }
+        linear::grad_input(dy, w, lora)
+    }
+
+    fn lora_grads(
+        x: CubeTensor<R>,
+        xa: CubeTensor<R>,
+        dy: CubeTensor<R>,
+        dyb: CubeTensor<R>,
+        scale: f32,
+    ) -> (CubeTensor<R>, CubeTensor<R>) {
+        if !cube(are_floats([&x, &xa, &dy, &dyb])) {
+            return linear_reference::lora_grads::<Self>(x, xa, dy, dyb, scale);
+        }
+        linear::lora_grads(x, xa, dy, dyb, scale)
+    }
+
+    fn rms_norm_forward(
+        x: CubeTensor<R>,
+        weight: CubeTensor<R>,
+        options: RmsNormOptions,
+    ) -> (CubeTensor<R>, CubeTensor<R>) {
+        if !cube(is_float(x.dtype) && weight.dtype == DType::F32) {
+            return norm_reference::forward::<Self>(x, weight, options);
+        }
+        norm::forward(x, weight, options)
+    }
+
+    fn rms_norm_backward(
+        dy: CubeTensor<R>,
+        x: CubeTensor<R>,
+        weight: CubeTensor<R>,
+        rstd: CubeTensor<R>,
+        options: RmsNormOptions,
+        weight_grad: bool,
+    ) -> (CubeTensor<R>, Option<CubeTensor<R>>) {
+        let types = is_float(x.dtype) && dy.dtype == x.dtype && weight.dtype == DType::F32;
+        if !cube(types && rstd.dtype == DType::F32) {
+            return norm_reference::backward::<Self>(dy, x, weight, rstd, options, weight_grad);
+        }
+        norm::backward(dy, x, weight, rstd, options, weight_grad)
+    }
+
+    fn rope(x: CubeTensor<R>, cos: CubeTensor<R>, sin: CubeTensor<R>, inverse: bool) -> CubeTensor<R> {
+        if !cube(is_float(x.dtype) && cos.dtype == DType::F32 && sin.dtype == DType::F32) {
+            return rope::reference::<Self>(x, cos, sin, inverse);
+        }
+        elementwise::rope(x, cos, sin, inverse)
+    }
+
+    fn gated_activation(activation: Activation, gate: CubeTensor<R>, up: CubeTensor<R>) -> CubeTensor<R> {
+        if !cube(is_float(gate.dtype) && gate.dtype == up.dtype) {
+            return activation::forward::<Self>(activation, gate, up);
+        }
+        elementwise::gated(activation, gate, up)
+    }
+
+    fn gated_activation_backward(
+        activation: Activation,
+        dout: CubeTensor<R>,
+        gate: CubeTensor<R>,
+        up: CubeTensor<R>,
+    ) -> (CubeTensor<R>, CubeTensor<R>) {
+        if !cube(is_float(gate.dtype) && gate.dtype == up.dtype && gate.dtype == dout.dtype) {
+            return activation::backward::<Self>(activation, dout, gate, up);
+        }
+        elementwise::gated_backward(activation, dout, gate, up)
+    }
+
+    fn attention_forward(
+        q: CubeTensor<R>,
+        k: CubeTensor<R>,
+        v: CubeTensor<R>,
+        spec: &AttentionSpec,
+    ) -> (CubeTensor<R>, CubeTensor<R>) {
+        if !cube(is_float(q.dtype) && q.dtype == k.dtype && q.dtype == v.dtype) {
+            return attention_reference::forward::<Self>(q, k, v, spec);
+        }
+        #[cfg(feature = "cuda")]
+        if let Some(done) = crate::cuda::attention_forward(&q, &k, &v, spec) {
+            return done;
+        }
+        attention::forward(q, k, v, spec)
+    }
+
+    fn attention_backward(
+        dout: CubeTensor<R>,
+        saved: Saved<Self>,
+        spec: &AttentionSpec,
+    ) -> (CubeTensor<R>, CubeTensor<R>, CubeTensor<R>) {
+        let types = [&saved.q, &saved.k, &saved.v, &saved.out].map(|t| t.dtype);
+        if !cube(is_float(dout.dtype) && types.iter().all(|dtype| *dtype == dout.dtype)) {
+            return attention_reference::backward::<Self>(dout, saved, spec);
+        }
+        #[cfg(feature = "cuda")]
+        {
+            let Saved { q, k, v, out, lse } = saved.clone();
+            let inputs = crate::cuda::BackwardInputs { dout: dout.clone(), q, k, v, out, lse };
+            if let Some(done) = crate::cuda::attention_backward(&inputs, spec) {
+                return done;
+            }
+        }
+        attention::backward(dout, saved, spec)
+    }
+
+    fn write_rows(cache: CubeTensor<R>, new: CubeTensor<R>, at: &[usize]) -> CubeTensor<R> {
+        if !cube(are_floats([&cache, &new])) {
+            return attention_reference::write_rows::<Self>(cache, new, at);
+        }
+        let at: Vec<u32> = at.iter().map(|row| *row as u32).collect();
+        rows::scatter(cache, new, &at)
+    }
+
+    fn logits(hidden: CubeTensor<R>, head: &WeightParts<Self>) -> CubeTensor<R> {
+        if !cube(supported(&hidden, head)) {
+            return cross_entropy::logits_reference::<Self>(hidden, head);
+        }
+        loss::Head::logits(&CubeHead { head }, tensors::rows(hidden))
+    }
+
+    fn linear_cross_entropy_forward(
+        hidden: CubeTensor<R>,
+        head: &WeightParts<Self>,
+        spec: &CrossEntropySpec,
+        parts: LossParts,
+    ) -> LossOutput<Self> {
+        if !cube(supported(&hidden, head)) {
+            return cross_entropy::forward::<Self>(hidden, head, spec, parts);
+        }
+        let out = loss::forward(hidden, &CubeHead { head }, spec, parts);
+        LossOutput { loss: out.loss, tokens: out.tokens, dhidden: out.dhidden }
+    }
+
+    fn adamw(
+        param: CubeTensor<R>,
+        grad: CubeTensor<R>,
+        first: CubeTensor<R>,
+        second: CubeTensor<R>,
+        step: AdamWStep,
+    ) -> (CubeTensor<R>, CubeTensor<R>, CubeTensor<R>) {
+        if !cube([&param, &grad, &first, &second].iter().all(|t| t.dtype == DType::F32)) {
+            return optimizer_reference::adamw_reference::<Self>(param, grad, first, second, step);
+        }
+        optimizer::adamw(param, grad, first, second, step)
+    }
+
+    fn adamw8bit(
+        param: CubeTensor<R>,
+        grad: CubeTensor<R>,
+        first: Quantized8Parts<Self>,
+        second: Quantized8Parts<Self>,
+        step: AdamWStep,
+    ) -> (CubeTensor<R>, Quantized8Parts<Self>, Quantized8Parts<Self>) {
+        let floats = [&param, &grad, &first.absmax, &second.absmax].iter().all(|t| t.dtype == DType::F32);
+        if !cube(floats && first.codes.dtype == DType::U32 && second.codes.dtype == DType::U32) {
+            return optimizer_reference::adamw8bit_reference::<Self>(param, grad, first, second, step);
+        }
+        let parts = |moment: Quantized8Parts<Self>| [moment.codes, moment.absmax];
+        let moment = |[codes, absmax]: [CubeTensor<R>; 2]| Quantized8Parts::<Self> { codes, absmax };
+        let (param, first, second) = optimizer::adamw8bit(param, grad, parts(first), parts(second), step);
+        (param, moment(first), moment(second))
+    }
+
+    fn sum_of_squares(xs: Vec<CubeTensor<R>>) -> f64 {
+        if !cube(xs.iter().all(|x| x.dtype == DType::F32)) {
+            return optimizer_reference::sum_of_squares_reference::<Self>(xs);
+        }
+        optimizer::sum_of_squares(xs)
+    }
 }

@@ -33,3 +33,35 @@ pub(crate) fn reference<B: KernelBackend>(
     let ids = Tensor::<B, 1, Int>::from_data(TensorData::new(ids, [count]), &device);
     primitive(table.select(0, ids).cast(dtype))
 }
+
+/// The gradient `[vocabulary, hidden]`, f32, of a table of which rows `ids` were looked up.
+///
+/// `dout` `[ids, hidden]` is the gradient of those rows; the gradients of an id that occurs several times add up,
+/// in the order of the rows.
+///
+/// # Panics
+/// When an id is not below `vocabulary`, or `dout` has not one row an id.
+#[must_use]
+pub fn embedding_gradient<B: KernelBackend>(
+    dout: Tensor<B, 2>,
+    ids: &[u32],
+    vocabulary: usize,
+) -> Tensor<B, 2> {
+    assert_eq!(dout.dims()[0], ids.len(), "one row an id");
+    assert!(ids.iter().all(|id| (*id as usize) < vocabulary), "token ids must be below {vocabulary}");
+    tensor(B::embedding_gradient(primitive(dout), ids, vocabulary))
+}
+
+pub(crate) fn gradient_reference<B: KernelBackend>(
+    dout: FloatTensor<B>,
+    ids: &[u32],
+    vocabulary: usize,
+) -> FloatTensor<B> {
+    let dout = tensor::<B, 2>(dout).cast(DType::F32);
+    let (device, [_, width]) = (dout.device(), dout.dims());
+    let ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
+    let count = ids.len();
+    let ids = Tensor::<B, 1, Int>::from_data(TensorData::new(ids, [count]), &device);
+    let zeros = Tensor::<B, 2>::zeros([vocabulary, width], (&device, DType::F32));
+    primitive(zeros.select_assign(0, ids, dout, burn::tensor::IndexingUpdateOp::Add))
+}

@@ -14,11 +14,12 @@ use self::weights::{Host, precision};
 use crate::KernelBackend;
 use crate::activation::{self, Activation};
 use crate::attention::{self, AttentionSpec, Saved};
-use crate::cross_entropy::{self, CrossEntropySpec, LossOutput, TokenLosses};
+use crate::cross_entropy::{self, CrossEntropySpec, LossOutput, LossParts, TokenLosses};
 use crate::linear::{self, GradInput, LinearOutput, LoraParts};
 use crate::nf4::{self, Nf4Parts};
 use crate::norm::{self, RmsNormOptions};
 use crate::optimizer::{self, AdamWStep};
+use crate::quantized8::Quantized8Parts;
 use crate::tier::native;
 use crate::weight::{Compute, WeightParts};
 use crate::{embedding, rope};
@@ -291,10 +292,10 @@ impl KernelBackend for Flex {
         hidden: FlexTensor,
         head: &WeightParts<Self>,
         spec: &CrossEntropySpec,
-        grad: bool,
+        parts: LossParts,
     ) -> LossOutput<Self> {
         if !native(weights::supported(&hidden, head, None)) {
-            return cross_entropy::forward::<Self>(hidden, head, spec, grad);
+            return cross_entropy::forward::<Self>(hidden, head, spec, parts);
         }
         let hidden = rows(hidden);
         let (count, width) = (hidden.shape()[0], hidden.shape()[1]);
@@ -318,7 +319,7 @@ impl KernelBackend for Flex {
                 dhidden,
             );
         };
-        let dhidden = match grad {
+        let dhidden = match parts.grad {
             true => Some(zeros([count, width], |dhidden| run(Some(dhidden))).0),
             false => {
                 run(None);
@@ -335,7 +336,7 @@ impl KernelBackend for Flex {
             tokens.correct.push(stats.correct);
         }
         let (loss, ()) = zeros([1], |loss| loss[0] = total as f32);
-        LossOutput { loss, tokens, dhidden }
+        LossOutput { loss, tokens: parts.tokens.then_some(tokens), dhidden }
     }
 
     fn adamw(
@@ -349,31 +350,64 @@ impl KernelBackend for Flex {
             return optimizer::adamw_reference::<Self>(param, grad, first, second, step);
         }
         let [mut param, grad, mut first, mut second] = [param, grad, first, second].map(rows);
-        let settings = qlora_cpu::AdamW {
-            lr: step.learning_rate,
-            beta1: step.beta1,
-            beta2: step.beta2,
-            eps: step.eps,
-            weight_decay: step.weight_decay,
-            step: step.step as u64,
-        };
         qlora_cpu::adamw(
             param.storage_mut(),
             floats(&grad),
             first.storage_mut(),
             second.storage_mut(),
-            &settings,
+            &adamw_settings(step),
             step.grad_scale as f32,
         );
         (param, first, second)
     }
 
-    fn sum_of_squares(x: FlexTensor) -> f64 {
-        if !native(is_f32(&x)) {
-            return optimizer::sum_of_squares_reference::<Self>(x);
+    fn adamw8bit(
+        param: FlexTensor,
+        grad: FlexTensor,
+        first: Quantized8Parts<Self>,
+        second: Quantized8Parts<Self>,
+        step: AdamWStep,
+    ) -> (FlexTensor, Quantized8Parts<Self>, Quantized8Parts<Self>) {
+        if !native([&param, &grad, &first.absmax, &second.absmax].into_iter().all(is_f32)) {
+            return optimizer::adamw8bit_reference::<Self>(param, grad, first, second, step);
         }
-        qlora_cpu::sum_of_squares(floats(&rows(x)))
+        let rows_of = |parts: Quantized8Parts<Self>| Quantized8Parts::<Self> {
+            codes: rows(parts.codes),
+            absmax: rows(parts.absmax),
+        };
+        let ([mut param, grad], [mut first, mut second]) =
+            ([param, grad].map(rows), [first, second].map(rows_of));
+        let count = floats(&grad).len();
+        qlora_cpu::adamw8bit(
+            param.storage_mut(),
+            floats(&grad),
+            moment8(&mut first, count),
+            moment8(&mut second, count),
+            &adamw_settings(step),
+            step.grad_scale as f32,
+        );
+        (param, first, second)
     }
+
+    fn sum_of_squares(xs: Vec<FlexTensor>) -> f64 {
+        if !native(xs.iter().all(is_f32)) {
+            return optimizer::sum_of_squares_reference::<Self>(xs);
+        }
+        xs.into_iter().map(|x| qlora_cpu::sum_of_squares(floats(&rows(x)))).sum()
+    }
+}
+
+fn adamw_settings(step: AdamWStep) -> qlora_cpu::AdamW {
+    let AdamWStep { learning_rate, beta1, beta2, eps, weight_decay, step, .. } = step;
+    qlora_cpu::AdamW { lr: learning_rate, beta1, beta2, eps, weight_decay, step: step as u64 }
+}
+
+/// The first `count` codes of a moment and its scales, in place where nobody else holds them.
+fn moment8(moment: &mut Quantized8Parts<Flex>, count: usize) -> qlora_cpu::Moment8<'_> {
+    const { assert!(cfg!(target_endian = "little"), "packed codes are little-endian words") };
+    let words: &mut [u32] = moment.codes.storage_mut();
+    let codes = &mut bytemuck::cast_slice_mut(words)[..count];
+    qlora_cpu::Moment8 { codes, absmax: moment.absmax.storage_mut() }
 }
 
 fn settings(options: RmsNormOptions) -> qlora_cpu::RmsNorm {

@@ -21,14 +21,20 @@ pub mod conformance;
 pub mod cross_entropy;
 #[cfg(feature = "cube")]
 mod cube;
+#[cfg(feature = "cuda")]
+mod cuda;
+pub mod device;
 pub mod embedding;
 #[cfg(feature = "flex")]
 mod flex;
+mod greedy;
+pub mod injection;
 pub mod linear;
 pub mod nf4;
 pub mod norm;
 pub mod optimizer;
 mod primitive;
+pub mod quantized8;
 pub mod rope;
 pub mod tier;
 pub mod weight;
@@ -36,18 +42,31 @@ pub mod weight;
 pub use activation::{Activation, gated_activation};
 pub use attention::{AttentionSpan, AttentionSpec, attention};
 pub use backend::{KernelBackend, TrainBackend};
-pub use cross_entropy::{CrossEntropyOptions, TokenLosses, linear_cross_entropy, token_losses};
-pub use embedding::embedding;
-pub use linear::{LoraOperands, LoraParts, linear};
+pub use cross_entropy::{
+    CrossEntropyOptions, LossParts, TokenLosses, linear_cross_entropy, logits, token_losses,
+};
+pub use embedding::{embedding, embedding_gradient};
+pub use greedy::greedy;
+pub use injection::inject_gradient;
+pub use linear::{LoraOperands, LoraParts, gated_linear, linear};
 pub use nf4::{AbsmaxParts, Nf4Parts, Nf4Weight};
 pub use norm::{RmsNormOptions, rms_norm};
-pub use optimizer::{AdamWStep, adamw, sum_of_squares};
+pub use optimizer::{AdamWStep, adamw, adamw8bit, sum_of_squares};
+pub use quantized8::{Quantized8, Quantized8Parts};
 pub use rope::rope;
 pub use weight::{Compute, FrozenWeight, WeightParts};
 
 #[cfg(feature = "cuda")]
-pub use burn_cuda::{Cuda, CudaDevice};
+pub use burn_cuda::CudaDevice;
 #[cfg(feature = "flex")]
 pub use burn_flex::{Flex, FlexDevice};
 #[cfg(feature = "wgpu")]
-pub use burn_wgpu::{Wgpu, WgpuDevice};
+pub use burn_wgpu::WgpuDevice;
+
+/// NVIDIA GPUs, without burn's fusion.
+#[cfg(feature = "cuda")]
+pub type Cuda = burn_cuda::Cuda<f32, i32>;
+
+/// GPUs through Vulkan, Metal or WebGPU, without burn's fusion.
+#[cfg(feature = "wgpu")]
+pub type Wgpu = burn_wgpu::Wgpu<f32, i32, u32>;

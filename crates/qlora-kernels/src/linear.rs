@@ -8,6 +8,7 @@ use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Tensor, TensorMetadata};
 
 use crate::KernelBackend;
+use crate::activation::Activation;
 use crate::primitive::{primitive, tensor};
 use crate::weight::{FrozenWeight, WeightParts};
 
@@ -68,6 +69,29 @@ pub fn linear<B: KernelBackend>(
     assert_eq!(x.dims()[1], inputs, "the weight is [{out}, {inputs}]");
     let lora = lora.map(|lora| LoraParts { a: primitive(lora.a), b: primitive(lora.b), scale: lora.scale });
     tensor(B::adapted_linear(primitive(x), &w.parts(), bias.map(primitive), lora))
+}
+
+/// [`linear()`] of `act(gate) ⊙ up`, differentiable with respect to gate, up, A and B.
+///
+/// `gate` and `up` are `[tokens, in]`. The product of the two is computed again in the backward pass.
+///
+/// # Panics
+/// When the inner sizes differ.
+#[must_use]
+pub fn gated_linear<B: KernelBackend>(
+    activation: Activation,
+    gate: Tensor<B, 2>,
+    up: Tensor<B, 2>,
+    w: &FrozenWeight<B>,
+    bias: Option<Tensor<B, 1>>,
+    lora: Option<LoraOperands<B>>,
+) -> Tensor<B, 2> {
+    let [out, inputs] = w.shape();
+    assert_eq!(gate.dims()[1], inputs, "the weight is [{out}, {inputs}]");
+    assert_eq!(gate.dims(), up.dims(), "gate and up are of one shape");
+    let lora = lora.map(|lora| LoraParts { a: primitive(lora.a), b: primitive(lora.b), scale: lora.scale });
+    let (gate, up) = (primitive(gate), primitive(up));
+    tensor(B::gated_linear(activation, gate, up, &w.parts(), bias.map(primitive), lora))
 }
 
 /// Operands of one product: in f32 (or f64) storage, rounded to what the product computes in.

@@ -7,8 +7,10 @@ use burn::module::{Module, Param, ParamId};
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, ElementConversion, Int, Tensor, TensorData};
-use qlora_quant::{Nf4Tensor, Scales};
+use qlora_quant::{BlockSize, DoubleQuantized, Nf4Options, Nf4Tensor, Scales};
 
+use crate::KernelBackend;
+use crate::device::persistent;
 use crate::primitive::{primitive, tensor};
 use crate::weight::Compute;
 
@@ -101,12 +103,7 @@ impl<B: Backend> Nf4Weight<B> {
             Scales::Double(double) if double.has_own_map() => {
                 Absmax::Plain(floats(double.dequantize(), device))
             }
-            Scales::Double(double) => Absmax::Double(DoubleAbsmax {
-                codes: words(double.codes(), device),
-                nested_absmax: floats(double.nested_absmax().to_vec(), device),
-                offset: double.offset(),
-                nested_block: double.nested_block().get(),
-            }),
+            Scales::Double(double) => Absmax::double(double, device),
         };
         let meta =
             Meta { shape, block_size: weight.block_size().get(), codebook: *weight.codebook(), compute };
@@ -152,25 +149,81 @@ impl<B: Backend> Nf4Weight<B> {
     }
 }
 
-/// Bytes as U32 words, the last one filled with zeros.
-fn words<B: Backend>(bytes: &[u8], device: &B::Device) -> Param<Tensor<B, 1, Int>> {
-    let words: Vec<u32> = bytes
-        .chunks(4)
-        .map(|chunk| {
-            let mut word = [0; 4];
-            word[..chunk.len()].copy_from_slice(chunk);
-            u32::from_le_bytes(word)
+impl<B: KernelBackend> Nf4Weight<B> {
+    /// Quantizes a matrix where it is. Scales that are to be quantized again go over the host and back: they are a
+    /// 64th of the weights.
+    #[must_use]
+    pub fn quantize(values: Tensor<B, 2>, options: Nf4Options, compute: Compute) -> Self {
+        let (shape, device) = (values.dims(), values.device());
+        let block_size = options.block_size.get();
+        let (codes, absmax) =
+            persistent::<B, _, _>(&device, primitive(values), |values| B::nf4_quantize(values, block_size));
+        let absmax = tensor::<B, 1>(absmax);
+        let absmax = if options.double_quant {
+            let scales: Vec<f32> = absmax.into_data().iter::<f32>().collect();
+            let double = DoubleQuantized::quantize(&scales).expect("scales of finite weights");
+            Absmax::double(&double, &device)
+        } else {
+            Absmax::Plain(Param::initialized(ParamId::new(), absmax).set_require_grad(false))
+        };
+        let codes = Param::initialized(ParamId::new(), Tensor::from_primitive(codes));
+        let meta = Meta { shape, block_size, codebook: qlora_quant::nf4::CODEBOOK, compute };
+        Self { codes, absmax, meta }
+    }
+}
+
+impl<B: Backend> Absmax<B> {
+    fn double(double: &DoubleQuantized, device: &B::Device) -> Self {
+        Self::Double(DoubleAbsmax {
+            codes: words(double.codes(), device),
+            nested_absmax: floats(double.nested_absmax().to_vec(), device),
+            offset: double.offset(),
+            nested_block: double.nested_block().get(),
         })
-        .collect();
+    }
+}
+
+/// Reference: on the host.
+pub(crate) fn quantize_reference<B: Backend>(
+    values: FloatTensor<B>,
+    block_size: usize,
+) -> (IntTensor<B>, FloatTensor<B>) {
+    let values = tensor::<B, 2>(values);
+    let (device, shape) = (values.device(), values.dims());
+    let values: Vec<f32> = values.into_data().iter::<f32>().collect();
+    let block_size = BlockSize::new(block_size).expect("a block size of NF4");
+    let options = Nf4Options { block_size, double_quant: false, ..Nf4Options::default() };
+    let quantized = Nf4Tensor::quantize(&values, &shape, options).expect("finite weights");
+    let codes = words::<B>(quantized.codes(), &device).val();
+    let absmax = floats::<B>(quantized.absmax().into_owned(), &device).val();
+    (codes.into_primitive(), primitive(absmax))
+}
+
+/// Bytes as little-endian words, the last one filled with zeros.
+pub(crate) fn pack_words(bytes: &[u8]) -> Vec<u32> {
+    let word = |chunk: &[u8]| {
+        let mut word = [0; 4];
+        word[..chunk.len()].copy_from_slice(chunk);
+        u32::from_le_bytes(word)
+    };
+    bytes.chunks(4).map(word).collect()
+}
+
+fn words<B: Backend>(bytes: &[u8], device: &B::Device) -> Param<Tensor<B, 1, Int>> {
+    let words = pack_words(bytes);
     let count = words.len();
     // The type must be said: without it the data is converted to the backend's integer type.
-    let words = Tensor::from_data(TensorData::new(words, [count]), (device, DType::U32));
+    let words = persistent::<B, _, _>(device, TensorData::new(words, [count]), |words| {
+        Tensor::from_data(words, (device, DType::U32))
+    });
     Param::initialized(ParamId::new(), words)
 }
 
 fn floats<B: Backend>(values: Vec<f32>, device: &B::Device) -> Param<Tensor<B, 1>> {
     let count = values.len();
-    let values = Tensor::from_data(TensorData::new(values, [count]), (device, DType::F32));
+    let values = persistent::<B, _, _>(device, TensorData::new(values, [count]), |values| {
+        Tensor::from_data(values, (device, DType::F32))
+    });
     Param::initialized(ParamId::new(), values).set_require_grad(false)
 }
 
@@ -198,7 +251,7 @@ pub(crate) fn dequantize<B: Backend>(w: &Nf4Parts<B>, dtype: DType) -> FloatTens
 }
 
 /// The `count` bit fields of the words, which start at `shifts`.
-fn unpack<B: Backend>(
+pub(crate) fn unpack<B: Backend>(
     words: Tensor<B, 1, Int>,
     shifts: &[u32],
     mask: i32,
@@ -218,7 +271,7 @@ fn unpack<B: Backend>(
 }
 
 /// Repeats every element `times` times, and cuts to `count`.
-fn spread<B: Backend>(x: Tensor<B, 1>, times: usize, count: usize) -> Tensor<B, 1> {
+pub(crate) fn spread<B: Backend>(x: Tensor<B, 1>, times: usize, count: usize) -> Tensor<B, 1> {
     let [n] = x.dims();
     x.reshape([n, 1]).repeat_dim(1, times).reshape([n * times]).narrow(0, 0, count)
 }

@@ -10,7 +10,7 @@ pub enum Tier {
     Reference,
     /// A CubeCL kernel.
     Cube,
-    /// A kernel written for this hardware: SIMD on a CPU.
+    /// A kernel written for this hardware: SIMD on a CPU, CUDA C++ on an NVIDIA GPU.
     Native,
 }
 
@@ -39,11 +39,32 @@ pub fn calls(tier: Tier) -> usize {
     CALLS[tier as usize].load(Ordering::Relaxed)
 }
 
-/// Whether a native body should run; counts the call either way.
+fn count(tier: Tier) {
+    CALLS[tier as usize].fetch_add(1, Ordering::Relaxed);
+}
+
+/// Whether a native body should run, where the alternative is the reference; counts the call either way.
 #[cfg(feature = "flex")]
 pub(crate) fn native(possible: bool) -> bool {
     let native = possible && forced() != Some(Tier::Reference);
-    let tier = if native { Tier::Native } else { Tier::Reference };
-    CALLS[tier as usize].fetch_add(1, Ordering::Relaxed);
+    count(if native { Tier::Native } else { Tier::Reference });
+    native
+}
+
+/// Whether a CubeCL kernel should run, where the alternative is the reference; counts the call either way.
+#[cfg(feature = "cube")]
+pub(crate) fn cube(possible: bool) -> bool {
+    let cube = possible && forced() != Some(Tier::Reference);
+    count(if cube { Tier::Cube } else { Tier::Reference });
+    cube
+}
+
+/// Whether a kernel for this very hardware should run instead of a CubeCL one; counts the call if so.
+#[cfg(feature = "cuda")]
+pub(crate) fn native_over_cube(possible: bool) -> bool {
+    let native = possible && !matches!(forced(), Some(Tier::Reference | Tier::Cube));
+    if native {
+        count(Tier::Native);
+    }
     native
 }

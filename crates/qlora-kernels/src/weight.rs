@@ -6,6 +6,7 @@ use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Tensor, TensorData, TensorMetadata, bf16};
 
 use crate::KernelBackend;
+use crate::device::persistent;
 use crate::nf4::{Nf4Parts, Nf4Weight};
 use crate::primitive::{primitive, tensor};
 
@@ -43,6 +44,26 @@ impl Compute {
             return Self::Bf16;
         }
         Self::F32
+    }
+
+    /// The best type of products on a device, and why, in words: on a CPU [`fastest_on_cpu`](Self::fastest_on_cpu);
+    /// on a GPU bf16, which has the range of f32, before f16, whose gradients need a scaled loss, before f32.
+    #[must_use]
+    pub fn fastest_on<B: KernelBackend>(device: &B::Device) -> (Self, &'static str) {
+        // Activations that stay f32 whatever products are computed in: a CPU.
+        if B::activation_dtype(Self::Bf16) == DType::F32 {
+            return match Self::fastest_on_cpu() {
+                Self::F32 => (Self::F32, "this processor has no instructions for products in bf16"),
+                other => (other, "this processor multiplies it in hardware"),
+            };
+        }
+        if B::computes_in(device, Self::Bf16) {
+            (Self::Bf16, "the device computes in it, and it has the range of f32")
+        } else if B::computes_in(device, Self::F16) {
+            (Self::F16, "the device computes in it and not in bf16")
+        } else {
+            (Self::F32, "the device computes in neither bf16 nor f16")
+        }
     }
 
     /// Rounds `x` to this type and back: what a product does with its operands when its input is wider.
@@ -108,9 +129,17 @@ impl<B: Backend> FrozenWeight<B> {
                 shape,
             ),
         };
-        let values = Tensor::from_data(data, (device, compute.dtype()));
+        let values =
+            persistent::<B, _, _>(device, data, |data| Tensor::from_data(data, (device, compute.dtype())));
         let values = Param::initialized(ParamId::new(), values.set_require_grad(false));
         Self::Dense(DenseWeight { values: values.set_require_grad(false), compute })
+    }
+
+    /// A dense weight of these rows, one piece after the other, in memory of its very size.
+    #[must_use]
+    pub fn from_rows(pieces: Vec<Tensor<B, 2>>, compute: Compute) -> Self {
+        let device = pieces[0].device();
+        Self::from_tensor(persistent::<B, _, _>(&device, pieces, |pieces| Tensor::cat(pieces, 0)), compute)
     }
 
     /// A dense weight that holds this tensor.

@@ -14,7 +14,7 @@ fn native_bodies_run() {
     }
     let before = calls(Tier::Native);
     let x = burn::tensor::Tensor::<Flex, 2>::ones([4, 8], &FlexDevice);
-    let squares = Flex::sum_of_squares(x.into_primitive().tensor());
+    let squares = Flex::sum_of_squares(vec![x.into_primitive().tensor()]);
     assert_eq!(squares, 32.0);
     assert!(calls(Tier::Native) > before);
 }

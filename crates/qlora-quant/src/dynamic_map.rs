@@ -67,6 +67,12 @@ impl DynamicMap {
         &self.values
     }
 
+    /// 255 ascending thresholds and infinity: the code of x is the number of those below x.
+    #[must_use]
+    pub fn thresholds(&self) -> &[f32; 256] {
+        &self.thresholds
+    }
+
     /// The code of zero.
     #[must_use]
     pub fn zero(&self) -> u8 {

@@ -8,7 +8,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
 use burn::tensor::ops::FloatTensor;
 
 use crate::KernelBackend;
-use crate::cross_entropy::{CrossEntropySpec, scale_gradient};
+use crate::cross_entropy::{CrossEntropySpec, LossParts, scale_gradient};
 use crate::weight::WeightParts;
 
 #[derive(Debug)]
@@ -31,11 +31,10 @@ pub(super) fn linear_cross_entropy<B: KernelBackend, C: CheckpointStrategy>(
 ) -> FloatTensor<Autodiff<B, C>> {
     match LinearCrossEntropy.prepare::<C>([hidden.node]).compute_bound().stateful() {
         OpsKind::Tracked(prep) => {
-            let out = B::linear_cross_entropy_forward(hidden.primitive, head, spec, true);
+            let parts = LossParts { grad: true, tokens: false };
+            let out = B::linear_cross_entropy_forward(hidden.primitive, head, spec, parts);
             prep.finish(out.dhidden.expect("the gradient was asked for"), out.loss)
         }
-        OpsKind::UnTracked(prep) => {
-            prep.finish(B::linear_cross_entropy_forward(hidden.primitive, head, spec, false).loss)
-        }
+        OpsKind::UnTracked(prep) => prep.finish(B::linear_cross_entropy(hidden.primitive, head, spec)),
     }
 }

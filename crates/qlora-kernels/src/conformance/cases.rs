@@ -39,10 +39,13 @@ fn weight<B: KernelBackend>(
 }
 
 fn quantize(held: Held, values: &[f32], shape: [usize; 2]) -> Nf4Tensor {
+    Nf4Tensor::quantize(values, &shape, options(held)).expect("finite values")
+}
+
+fn options(held: Held) -> Nf4Options {
     let Held::Nf4 { block_size, double_quant } = held else { unreachable!("a quantized weight") };
     let block_size = BlockSize::new(block_size).expect("a block size");
-    let options = Nf4Options { block_size, double_quant, ..Nf4Options::default() };
-    Nf4Tensor::quantize(values, &shape, options).expect("finite values")
+    Nf4Options { block_size, double_quant, ..Nf4Options::default() }
 }
 
 #[derive(Debug)]
@@ -101,6 +104,52 @@ pub fn linears<B: KernelBackend>(device: &B::Device, compute: Compute) -> Result
     ];
     for (tokens, inputs, outputs, rank, held) in cases {
         check::<B>(&Linear { tokens, inputs, outputs, rank, held, compute }, compute, device)?;
+    }
+    Ok(())
+}
+
+#[derive(Debug)]
+struct GatedLinear {
+    activation: Activation,
+    linear: Linear,
+}
+
+impl Operation for GatedLinear {
+    fn name(&self) -> String {
+        format!("{self:?}")
+    }
+
+    fn inputs(&self) -> Vec<[usize; 2]> {
+        let mut inputs = self.linear.inputs();
+        inputs.insert(0, inputs[0]);
+        inputs
+    }
+
+    fn apply<B: KernelBackend>(&self, inputs: &[Tensor<B, 2>], device: &B::Device) -> Tensor<B, 2> {
+        let Linear { inputs: width, outputs, rank, held, compute, .. } = self.linear;
+        let w = weight(held, [outputs, width], compute, device);
+        let wide = if inputs[0].dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+        let lora = (rank > 0).then(|| LoraOperands {
+            a: inputs[2].clone().cast(wide),
+            b: inputs[3].clone().cast(wide),
+            scale: 0.7,
+        });
+        let (gate, up) = (inputs[0].clone() * 2.0, inputs[1].clone());
+        linear::gated_linear(self.activation, gate, up, &w, None, lora)
+    }
+}
+
+/// Linear layers behind a gated activation.
+///
+/// # Errors
+/// When a case fails.
+pub fn gated_linears<B: KernelBackend>(device: &B::Device, compute: Compute) -> Result<(), Failure> {
+    let held = Held::Nf4 { block_size: 64, double_quant: true };
+    for (activation, tokens, inputs, outputs, rank) in
+        [(Activation::Silu, 21, 72, 40, 4), (Activation::GeluTanh, 3, 64, 33, 0)]
+    {
+        let linear = Linear { tokens, inputs, outputs, rank, held, compute };
+        check::<B>(&GatedLinear { activation, linear }, compute, device)?;
     }
     Ok(())
 }
@@ -346,6 +395,11 @@ pub fn quantized<B: KernelBackend>(device: &B::Device) -> Result<(), Failure> {
         let got = values(w.dequantize(DType::F32));
         let error = relative_error(&got, &expected);
         let bound = if double_quant { 1e-6 } else { 0.0 };
+        let values = Tensor::<B, 2>::from_data(TensorData::new(source, shape), (device, DType::F32));
+        let options = options(held);
+        let on_device = FrozenWeight::<B>::Nf4(Nf4Weight::quantize(values, options, Compute::F32));
+        let again = self::values(on_device.dequantize(DType::F32));
+        expect("the weight quantized on the device", relative_error(&again, &expected) <= bound)?;
         if error > bound {
             let case = format!("nf4 {shape:?}, blocks of {block_size}, double {double_quant}");
             return Err(Failure { case, what: "the decoded weight".into(), error, bound });
@@ -370,7 +424,17 @@ pub fn embeddings<B: KernelBackend>(device: &B::Device) -> Result<(), Failure> {
         let got = values(embedding::embedding(&table, &ids.map(|id| id as u32)).cast(DType::F32));
         expect("embedding", got == expected)?;
     }
-    Ok(())
+    let ids = [3, 0, 8, 3, 3];
+    let rows = noise(ids.len() * 5, 4);
+    let mut expected = vec![0.0; 9 * 5];
+    for (row, id) in ids.iter().enumerate() {
+        (0..5).for_each(|i| expected[*id as usize * 5 + i] += rows[row * 5 + i]);
+    }
+    let rows = rows.iter().map(|v| *v as f32).collect();
+    let dout =
+        Tensor::<B, 2>::from_data(TensorData::new::<f32, _>(rows, [ids.len(), 5]), (device, DType::F32));
+    let got = values(embedding::embedding_gradient(dout, &ids, 9));
+    expect("embedding gradient", relative_error(&got, &expected) < 1e-6)
 }
 
 /// AdamW over three steps, against its formula in f64; the norm of a gradient.
@@ -412,8 +476,10 @@ pub fn optimizers<B: KernelBackend>(device: &B::Device) -> Result<(), Failure> {
     expect("AdamW first moment", relative_error(&values(got.1), &first) < 1e-6)?;
     expect("AdamW second moment", relative_error(&values(got.2), &second) < 1e-6)?;
     let x = noise(count, 2);
-    let squares: f64 = x.iter().map(|v| v * v).sum();
-    expect("sum of squares", (optimizer::sum_of_squares(upload(&x)) / squares - 1.0).abs() < 1e-6)
+    let squares: f64 = x.iter().chain(&expected).map(|v| v * v).sum();
+    let found = optimizer::sum_of_squares(vec![upload(&x), upload(&expected)]);
+    expect("sum of squares", (found / squares - 1.0).abs() < 1e-6)?;
+    expect("sum of no squares", optimizer::sum_of_squares::<B, 2>(Vec::new()) == 0.0)
 }
 
 /// Writing into a cache: the rows change, the others and other holders of the tensor do not.
@@ -432,5 +498,19 @@ pub fn rows<B: KernelBackend>(device: &B::Device) -> Result<(), Failure> {
     expect("written rows", values(written) == expected)?;
     expect("the other holder", values(held.clone()) == (0..12).map(f64::from).collect::<Vec<_>>())?;
     let reference: Tensor<B, 2> = tensor(write_rows::<B>(primitive(held), primitive(new), &[4, 1]));
-    expect("the reference", values(reference) == expected)
+    expect("the reference", values(reference) == expected)?;
+
+    let vocabulary = 1003;
+    let mut logits: Vec<f32> = noise(3 * vocabulary, 6).iter().map(|v| 5.0 * *v as f32).collect();
+    for (row, at) in [(0, 0), (1, 1002), (2, 77), (2, 500)] {
+        logits[row * vocabulary + at] = 6.0;
+    }
+    let device_logits = upload(logits.clone(), [3, vocabulary]);
+    for (row, (id, log_prob)) in crate::greedy(device_logits).into_iter().enumerate() {
+        let sum: f64 =
+            logits[row * vocabulary..][..vocabulary].iter().map(|z| f64::from(*z - 6.0).exp()).sum();
+        expect("greedy token", id == [0, 1002, 77][row])?;
+        expect("its log-probability", (f64::from(log_prob) + sum.ln()).abs() < 1e-5)?;
+    }
+    Ok(())
 }
