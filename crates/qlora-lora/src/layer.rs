@@ -3,7 +3,9 @@
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
-use qlora_kernels::{Compute, FrozenWeight, KernelBackend, linear};
+use qlora_kernels::{
+    Activation, Compute, FrozenWeight, KernelBackend, gated_activation, gated_linear, linear,
+};
 
 use crate::dropout::dropout;
 use crate::{AdapterFactors, LoraAdapter, LoraConfig, LoraError, Pass};
@@ -119,6 +121,26 @@ impl<B: KernelBackend> AdaptedLinear<B> {
                 linear(x, &self.weight, bias, None) + (update * lora.scale).cast(dtype)
             }
         }
+    }
+
+    /// Applies the layer to `act(gate) ⊙ up`, both `[tokens, in]`: `[tokens, out]`. In training the product of the
+    /// two is not kept, but computed again.
+    #[must_use]
+    pub fn forward_gated(
+        &self,
+        activation: Activation,
+        gate: Tensor<B, 2>,
+        up: Tensor<B, 2>,
+        pass: Pass,
+    ) -> Tensor<B, 2> {
+        let adapter = self.adapter.as_ref().filter(|_| pass.adapters && !self.is_merged());
+        if adapter.is_some_and(|adapter| pass.dropout.is_some() && adapter.dropout() > 0.0) {
+            // Dropout acts on the product.
+            return self.forward(gated_activation(activation, gate, up), pass);
+        }
+        let bias = self.bias.as_ref().map(Param::val);
+        let lora = adapter.map(LoraAdapter::operands);
+        gated_linear(activation, gate, up, &self.weight, bias, lora)
     }
 
     /// `W + scale · B A`, in f32 (the plain weight where there is no adapter): `[out, in]`.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
+use qlora_kernels::device::ActivationSizes;
 use qlora_kernels::{
     AttentionSpan, AttentionSpec, CrossEntropyOptions, FrozenWeight, KernelBackend, RmsNormOptions,
-    TokenLosses, embedding, linear, linear_cross_entropy, rms_norm, token_losses,
+    TokenLosses, embedding, linear_cross_entropy, logits, rms_norm, token_losses,
 };
 use qlora_lora::Pass;
 
@@ -22,6 +23,15 @@ pub struct TokenBatch<'a> {
     pub ids: &'a [u32],
     /// Tokens of each sequence; they add up to all.
     pub lengths: &'a [usize],
+}
+
+impl TokenBatch<'_> {
+    /// The place of each token in its sequence.
+    pub(crate) fn positions(&self) -> Vec<u32> {
+        let positions: Vec<u32> = self.lengths.iter().flat_map(|length| 0..*length as u32).collect();
+        assert_eq!(positions.len(), self.ids.len(), "lengths add up to the tokens");
+        positions
+    }
 }
 
 /// A decoder-only language model with a frozen base and, where attached, adapters.
@@ -57,6 +67,22 @@ impl<B: Backend> Decoder<B> {
         linears + self.embed_tokens.bytes() + self.lm_head.as_ref().map_or(0, FrozenWeight::bytes)
     }
 
+    /// The sizes of what a pass of so many tokens makes.
+    #[must_use]
+    pub fn activation_sizes(&self, tokens: usize) -> ActivationSizes {
+        let config = &self.config;
+        let shapes = config.layer_linears().map(|linear| linear.shape);
+        ActivationSizes {
+            tokens,
+            hidden: config.hidden_size,
+            widths: shapes.map(|[outputs, _]| outputs).to_vec(),
+            heads: config.heads,
+            weights: shapes.map(|[outputs, inputs]| outputs * inputs).to_vec(),
+            vocabulary: config.vocab_size,
+            compute: self.embed_tokens.compute(),
+        }
+    }
+
     /// The device that the model is on.
     #[must_use]
     pub fn device(&self) -> B::Device {
@@ -71,8 +97,8 @@ impl<B: KernelBackend> Decoder<B> {
     /// When `lengths` do not add up to the tokens, or an id is outside of the vocabulary.
     #[must_use]
     pub fn hidden_states(&self, batch: TokenBatch<'_>, pass: Pass) -> Tensor<B, 2> {
-        let positions: Vec<u32> = batch.lengths.iter().flat_map(|length| 0..*length as u32).collect();
-        self.run(batch.ids, &positions, AttentionSpan::sequences(batch.lengths), pass, None)
+        let context = self.context(&batch.positions(), AttentionSpan::sequences(batch.lengths), pass);
+        self.run(batch.ids, &context, None)
     }
 
     /// As [`hidden_states`](Self::hidden_states), of new tokens that follow those in a cache.
@@ -90,13 +116,36 @@ impl<B: KernelBackend> Decoder<B> {
         pass: Pass,
     ) -> Tensor<B, 2> {
         let (positions, spans) = cache.reserve(sequences, batch.lengths);
-        self.run(batch.ids, &positions, spans, pass, Some(cache))
+        self.run(batch.ids, &self.context(&positions, spans, pass), Some(cache))
     }
 
-    /// Logits of hidden states: `[tokens, vocabulary]`.
+    /// The path of the first part of the model whose output holds an infinity or NaN: the embedding, a decoder layer
+    /// (`model.layers.3`), the last norm. `None` if all hidden states are finite.
+    ///
+    /// # Panics
+    /// As [`hidden_states`](Self::hidden_states).
+    #[must_use]
+    pub fn first_non_finite_layer(&self, batch: TokenBatch<'_>, pass: Pass) -> Option<String> {
+        let finite = |h: &Tensor<B, 2>| h.clone().is_finite().all().into_data().iter::<bool>().all(|all| all);
+        let context = self.context(&batch.positions(), AttentionSpan::sequences(batch.lengths), pass);
+        let mut h = embedding(&self.embed_tokens, batch.ids);
+        if !finite(&h) {
+            return Some("model.embed_tokens".to_string());
+        }
+        for (index, layer) in self.layers.iter().enumerate() {
+            h = layer.forward(h, &context, None);
+            if !finite(&h) {
+                return Some(format!("model.layers.{index}"));
+            }
+        }
+        let normed = rms_norm(h, self.norm.val(), self.norm_options());
+        (!finite(&normed)).then(|| "model.norm".to_string())
+    }
+
+    /// Logits of hidden states: `[tokens, vocabulary]`, f32 whatever the products are computed in.
     #[must_use]
     pub fn logits(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
-        linear(hidden, self.head(), None, None)
+        logits(hidden, self.head())
     }
 
     /// `Σ weightᵢ · lossᵢ` of predicting `targets[i]` from token `i`, in nats: one element, differentiable.
@@ -105,7 +154,15 @@ impl<B: KernelBackend> Decoder<B> {
     /// When targets and weights have not one element a token.
     #[must_use]
     pub fn loss(&self, batch: TokenBatch<'_>, targets: &[u32], weights: &[f32], pass: Pass) -> Tensor<B, 1> {
-        let hidden = self.hidden_states(batch, pass);
+        self.loss_of(self.hidden_states(batch, pass), targets, weights)
+    }
+
+    /// As [`loss`](Self::loss), of final hidden states.
+    ///
+    /// # Panics
+    /// When targets and weights have not one element a row.
+    #[must_use]
+    pub fn loss_of(&self, hidden: Tensor<B, 2>, targets: &[u32], weights: &[f32]) -> Tensor<B, 1> {
         linear_cross_entropy(hidden, self.head(), targets, weights, CrossEntropyOptions::default())
     }
 
@@ -125,17 +182,15 @@ impl<B: KernelBackend> Decoder<B> {
         token_losses(hidden, self.head(), targets, weights, CrossEntropyOptions::default())
     }
 
-    fn run(
+    /// What the layers share when tokens at these positions attend to each other within spans.
+    pub(crate) fn context(
         &self,
-        ids: &[u32],
         positions: &[u32],
         spans: Vec<AttentionSpan>,
         pass: Pass,
-        mut cache: Option<&mut KvCache<B>>,
-    ) -> Tensor<B, 2> {
-        assert_eq!(ids.len(), positions.len(), "lengths add up to the tokens");
+    ) -> LayerContext<B> {
         let config = &*self.config;
-        let mut h = embedding(&self.embed_tokens, ids);
+        let device = self.device();
         let spec = AttentionSpec {
             heads: config.heads,
             kv_heads: config.kv_heads,
@@ -150,23 +205,33 @@ impl<B: KernelBackend> Decoder<B> {
         let (cos, sin) = angles(&frequencies, positions);
         let table = |values| {
             let data = TensorData::new(values, [positions.len(), config.head_dim / 2]);
-            Tensor::from_data(data, (&h.device(), burn::tensor::DType::F32))
+            Tensor::from_data(data, (&device, burn::tensor::DType::F32))
         };
-        let context = LayerContext {
-            spec: &spec,
+        LayerContext {
+            spec,
             cos: table(cos),
             sin: table(sin),
             norm: self.norm_options(),
             activation: config.activation,
             pass,
-        };
+        }
+    }
+
+    fn run(
+        &self,
+        ids: &[u32],
+        context: &LayerContext<B>,
+        mut cache: Option<&mut KvCache<B>>,
+    ) -> Tensor<B, 2> {
+        let mut h = embedding(&self.embed_tokens, ids);
+        assert_eq!(h.dims()[0], context.cos.dims()[0], "one position a token");
         for (index, layer) in self.layers.iter().enumerate() {
-            h = layer.forward(h, &context, cache.as_deref_mut().map(|cache| (cache, index)));
+            h = layer.forward(h, context, cache.as_deref_mut().map(|cache| (cache, index)));
         }
         rms_norm(h, self.norm.val(), self.norm_options())
     }
 
-    fn norm_options(&self) -> RmsNormOptions {
+    pub(crate) fn norm_options(&self) -> RmsNormOptions {
         RmsNormOptions { eps: self.config.rms_norm_eps as f32, unit_offset: false }
     }
 }

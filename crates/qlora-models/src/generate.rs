@@ -1,7 +1,7 @@
 //! Decoding: prompts in, completions out, token by token, with a cache.
 
 use burn::tensor::{Int, Tensor, TensorData};
-use qlora_kernels::KernelBackend;
+use qlora_kernels::{KernelBackend, greedy};
 use qlora_lora::Pass;
 
 use crate::{Decoder, KvCache, ModelError, Sampler, Sampling, TokenBatch};
@@ -106,12 +106,23 @@ impl<B: KernelBackend> Decoder<B> {
         loop {
             let batch = TokenBatch { ids: &ids, lengths: &lengths };
             let hidden = self.hidden_states_cached(batch, &active, &mut cache, options.pass);
-            let mut logits = self.last_logits(hidden, &lengths);
+            let logits = self.last_logits(hidden, &lengths);
+            let chosen: Vec<(u32, f32)> = match options.sampling.is_greedy() {
+                // Chosen where the logits are: they need not be read back.
+                true => greedy(logits),
+                false => {
+                    let mut logits = read_rows(logits);
+                    let rows = logits.chunks_exact_mut(vocabulary).zip(&active);
+                    rows.map(|(row, &prompt)| {
+                        let seen = [prompts[prompt], &completions[prompt].ids].concat();
+                        samplers[prompt].sample(row, &seen)
+                    })
+                    .collect()
+                }
+            };
             let (mut next, mut going) = (Vec::new(), Vec::new());
-            for (row, &prompt) in logits.chunks_exact_mut(vocabulary).zip(&active) {
+            for ((id, log_prob), &prompt) in chosen.into_iter().zip(&active) {
                 let completion = &mut completions[prompt];
-                let seen = [prompts[prompt], &completion.ids].concat();
-                let (id, log_prob) = samplers[prompt].sample(row, &seen);
                 completion.ids.push(id);
                 completion.log_probs.push(log_prob);
                 let stopped = options.stop_tokens.contains(&id);
@@ -152,8 +163,8 @@ impl<B: KernelBackend> Decoder<B> {
         Ok(())
     }
 
-    /// Logits of the last token of each sequence, read back: `[sequences, vocabulary]`.
-    fn last_logits(&self, hidden: Tensor<B, 2>, lengths: &[usize]) -> Vec<f32> {
+    /// Logits of the last token of each sequence: `[sequences, vocabulary]`.
+    fn last_logits(&self, hidden: Tensor<B, 2>, lengths: &[usize]) -> Tensor<B, 2> {
         let mut end = 0;
         let last: Vec<i64> = lengths
             .iter()
@@ -170,10 +181,15 @@ impl<B: KernelBackend> Decoder<B> {
                 hidden.select(0, last)
             }
         };
-        let logits = self.logits(rows).into_data();
-        match logits.as_slice::<f32>() {
-            Ok(values) => values.to_vec(),
-            Err(_) => logits.iter::<f32>().collect(),
-        }
+        self.logits(rows)
+    }
+}
+
+/// Logits on the host, row after row.
+fn read_rows<B: KernelBackend>(logits: Tensor<B, 2>) -> Vec<f32> {
+    let logits = logits.into_data();
+    match logits.as_slice::<f32>() {
+        Ok(values) => values.to_vec(),
+        Err(_) => logits.iter::<f32>().collect(),
     }
 }

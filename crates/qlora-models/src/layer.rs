@@ -2,9 +2,9 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use burn::tensor::backend::Backend;
+use burn::tensor::backend::{AutodiffBackend, Backend};
 use qlora_kernels::{Activation, AttentionSpec, KernelBackend, RmsNormOptions};
-use qlora_kernels::{attention, gated_activation, rms_norm, rope};
+use qlora_kernels::{attention, rms_norm, rope};
 use qlora_lora::{AdaptedLinear, Pass};
 
 use crate::KvCache;
@@ -24,8 +24,9 @@ pub struct DecoderLayer<B: Backend> {
 }
 
 /// What all layers of one forward pass share.
-pub(crate) struct LayerContext<'a, B: Backend> {
-    pub(crate) spec: &'a AttentionSpec,
+#[derive(Clone, Debug)]
+pub(crate) struct LayerContext<B: Backend> {
+    pub(crate) spec: AttentionSpec,
     /// Cosines of the positions, `[tokens, head_dim / 2]`.
     pub(crate) cos: Tensor<B, 2>,
     /// Sines of the positions.
@@ -35,7 +36,20 @@ pub(crate) struct LayerContext<'a, B: Backend> {
     pub(crate) pass: Pass,
 }
 
+impl<B: AutodiffBackend> LayerContext<B> {
+    /// The same, for layers without autodiff.
+    pub(crate) fn inner(self) -> LayerContext<B::InnerBackend> {
+        let Self { spec, cos, sin, norm, activation, pass } = self;
+        LayerContext { spec, cos: cos.inner(), sin: sin.inner(), norm, activation, pass }
+    }
+}
+
 impl<B: Backend> DecoderLayer<B> {
+    /// Whether a linear layer has an adapter that is not merged.
+    pub(crate) fn is_adapted(&self) -> bool {
+        self.linears().iter().any(|(_, linear)| linear.adapter().is_some() && !linear.is_merged())
+    }
+
     /// The linear layers with their names below the layer, in the order of the forward pass.
     pub(crate) fn linears(&self) -> [(&'static str, &AdaptedLinear<B>); 7] {
         [
@@ -68,7 +82,7 @@ impl<B: KernelBackend> DecoderLayer<B> {
     pub(crate) fn forward(
         &self,
         h: Tensor<B, 2>,
-        context: &LayerContext<'_, B>,
+        context: &LayerContext<B>,
         cache: Option<(&mut KvCache<B>, usize)>,
     ) -> Tensor<B, 2> {
         let pass = context.pass;
@@ -80,10 +94,10 @@ impl<B: KernelBackend> DecoderLayer<B> {
             Some((cache, index)) => cache.append(index, k, v),
             None => (k, v),
         };
-        let h = h + self.o_proj.forward(attention(q, k, v, context.spec), pass);
+        let h = h + self.o_proj.forward(attention(q, k, v, &context.spec), pass);
         let x = rms_norm(h.clone(), self.post_attention_norm.val(), context.norm);
         let gate = self.gate_proj.forward(x.clone(), pass);
         let up = self.up_proj.forward(x, pass);
-        h + self.down_proj.forward(gated_activation(context.activation, gate, up), pass)
+        h + self.down_proj.forward_gated(context.activation, gate, up, pass)
     }
 }

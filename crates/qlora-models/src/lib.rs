@@ -5,7 +5,9 @@
 //! | a checkpoint on disk: GGUF, or a directory of safetensors | [`Checkpoint`] |
 //! | what a model computes, and its tensors | [`DecoderConfig`], [`Family`] |
 //! | the model as a burn module | [`Decoder`] |
+//! | less memory in training: layers computed twice | [`Checkpointing`], [`LayerTape`] |
 //! | loading, and quantizing on arrival | [`LoadOptions`], [`load`] |
+//! | random weights of a size | [`Decoder::random`] |
 //! | adapters of the whole model | [`AdapterSet`], [`Decoder::attach`] |
 //! | decoding with a cache | [`generate`](Decoder::generate), [`Sampling`] |
 
@@ -18,7 +20,9 @@ mod error;
 mod family;
 mod generate;
 mod layer;
+mod layer_tape;
 mod loading;
+mod random;
 mod rope;
 mod sampling;
 mod tensors;
@@ -32,6 +36,7 @@ pub use error::ModelError;
 pub use family::Family;
 pub use generate::{Completion, FinishReason, GenerateOptions, SampledToken};
 pub use layer::DecoderLayer;
+pub use layer_tape::{Checkpointing, LayerTape};
 pub use loading::{LoadOptions, LoadProgress, Quantization, load};
 pub use qlora_lora::{DropoutKey, LoraConfig, LoraError, Pass, Targets};
 pub use rope::RopeScaling;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::module::{Param, ParamId};
 use burn::tensor::{DType, Tensor, TensorData};
-use qlora_kernels::{Compute, FrozenWeight, KernelBackend, Nf4Weight};
+use qlora_kernels::{Compute, FrozenWeight, KernelBackend, Nf4Weight, device};
 use qlora_lora::AdaptedLinear;
 use qlora_quant::{Nf4Options, Nf4Tensor};
 
@@ -72,6 +72,7 @@ struct Loader<'a, B: KernelBackend> {
 
 impl<B: KernelBackend> Loader<'_, B> {
     fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        device::enter(format!("loading {name}"));
         let values = self.checkpoint.tensor(name, shape)?;
         self.done += 1;
         (self.progress)(self.done, self.total);

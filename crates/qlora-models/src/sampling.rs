@@ -27,6 +27,11 @@ impl Default for Sampling {
 }
 
 impl Sampling {
+    /// Whether the likeliest token is taken, whatever came before.
+    pub(crate) fn is_greedy(&self) -> bool {
+        self.temperature == 0.0 && self.repetition_penalty == 1.0
+    }
+
     /// Refuses numbers outside of their ranges.
     ///
     /// # Errors
