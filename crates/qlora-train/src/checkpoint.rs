@@ -1,15 +1,17 @@
 //! Everything a run needs to go on as if it had never stopped.
 //!
 //! `checkpoints/step-N/` holds `adapter.safetensors` (the trained parameters under their PEFT names, f32),
-//! `optimizer.safetensors` (`NAME.exp_avg` and `NAME.exp_avg_sq`, f32) and `state.json`. The order of the data and
+//! `optimizer.safetensors` (`NAME.exp_avg` and `NAME.exp_avg_sq`, f32 or in eight bits) and `state.json`. The order of the data and
 //! all random streams are functions of the seed and the step, so the step is all that has to be stored of them.
 //! A checkpoint is built under another name, flushed and renamed: a kill leaves whole checkpoints only. The
 //! digests of the two files are in `state.json`, so that a damaged one is noticed.
 
 mod folder;
+mod moment;
 mod tensors;
 
 pub use folder::{CheckpointFolder, FoundCheckpoint};
+pub use moment::{MomentValues, NamedMoment};
 pub use tensors::NamedTensor;
 
 use std::collections::BTreeMap;
@@ -17,7 +19,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::TrainError;
+use crate::{LossScale, TrainError};
 
 /// The layout of `state.json` that this version writes and reads.
 const FORMAT: u32 = 1;
@@ -30,9 +32,9 @@ pub struct Checkpoint {
     /// The trained parameters.
     pub parameters: Vec<NamedTensor>,
     /// First moments of the optimizer, in the order of the parameters.
-    pub first_moments: Vec<NamedTensor>,
+    pub first_moments: Vec<NamedMoment>,
     /// Second moments of the optimizer, in the order of the parameters.
-    pub second_moments: Vec<NamedTensor>,
+    pub second_moments: Vec<NamedMoment>,
 }
 
 /// Counters of a run, and what identifies it.
@@ -51,6 +53,9 @@ pub struct RunState {
     pub seconds: f64,
     /// The lowest evaluation loss and the step after which it was found.
     pub best: Option<BestEvaluation>,
+    /// The factor of the loss, where gradients are f16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScale>,
     /// The settings that decide how training goes, by key.
     pub settings: BTreeMap<String, String>,
     /// Digest of the tokens and weights trained on.

@@ -5,7 +5,11 @@
 //! path = "smollm2-135m"            # name, hub id, directory, or .gguf
 //! quant = "nf4"                    # "nf4" | "none"
 //! double_quant = true
-//! dtype = "auto"                   # matrix products: "auto" | "bf16" | "f32"
+//! dtype = "auto"                   # matrix products: "auto" | "bf16" | "f16" | "f32"
+//!
+//! [device]
+//! backend = "cpu"                  # "cpu" | "cuda" | "vulkan" | "webgpu" | "metal"; --backend and --device come first
+//! # index = 0                      # which of several
 //!
 //! [lora]
 //! rank = 16
@@ -36,7 +40,9 @@
 //! warmup = 0                       # steps; below 1, a share of all steps
 //! weight_decay = 0.0
 //! clip = 1.0                       # limit of the global gradient norm; 0 for none
-//! optimizer = "adamw"
+//! optimizer = "adamw"              # "adamw" | "adamw8bit" (moments in eight bits: a quarter of the memory)
+//! checkpointing = "none"           # "layers": keep the inputs of layers only, compute them twice; "offload": and
+//!                                  # keep them in the memory of the host. The results are the same
 //! checkpoint_every = 100           # steps; 0 for none but the last
 //! keep_checkpoints = 2
 //! eval_every = 0                   # steps; 0 for only after the last
@@ -60,6 +66,7 @@ use std::path::{Path, PathBuf};
 
 use qlora_data::{OnBadRow, OnLong, TrainOn};
 use qlora_lora::LoraConfig;
+use qlora_models::Checkpointing;
 use serde::{Serialize, Serializer};
 
 pub use problem::{ConfigError, Problem};
@@ -71,6 +78,8 @@ use crate::schedule::ScheduleKind;
 pub struct RunConfig {
     /// The model that is trained.
     pub model: ModelConfig,
+    /// Where it is trained.
+    pub device: DeviceConfig,
     /// The adapter.
     pub lora: AdapterConfig,
     /// The rows.
@@ -108,12 +117,40 @@ pub enum QuantKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ComputeKind {
-    /// The best of the device: bf16 where it has instructions for it, else f32.
+    /// The best of the device ([`Compute::fastest_on`](qlora_kernels::Compute::fastest_on)).
     Auto,
     /// bfloat16 operands, f32 accumulation.
     Bf16,
+    /// IEEE half operands, f32 accumulation; on a GPU gradients are f16 too, and the loss is scaled.
+    F16,
     /// 32-bit floats.
     F32,
+}
+
+/// `[device]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceConfig {
+    /// What computes.
+    pub backend: BackendKind,
+    /// Which device of several; without it, the backend's own choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<usize>,
+}
+
+/// What computes. Whether a program can do so depends on the features that it was built with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendKind {
+    /// The processor.
+    Cpu,
+    /// NVIDIA GPUs.
+    Cuda,
+    /// GPUs through Vulkan.
+    Vulkan,
+    /// GPUs through WebGPU.
+    Webgpu,
+    /// Apple GPUs.
+    Metal,
 }
 
 /// `[lora]`: a fresh adapter, or one to continue from.
@@ -175,6 +212,9 @@ pub struct TrainConfig {
     pub clip: f64,
     /// The optimizer.
     pub optimizer: OptimizerKind,
+    /// What the forward pass keeps for the backward pass.
+    #[serde(serialize_with = "checkpointing_name")]
+    pub checkpointing: Checkpointing,
     /// Optimizer steps between checkpoints; 0 for none but the last.
     pub checkpoint_every: u64,
     /// How many checkpoints are kept.
@@ -199,8 +239,10 @@ pub enum RunLength {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerKind {
-    /// AdamW with 32-bit states.
+    /// AdamW with 32-bit moments.
     AdamW,
+    /// AdamW with 8-bit moments.
+    AdamW8Bit,
 }
 
 /// `[output]`.
@@ -257,13 +299,16 @@ impl RunConfig {
     }
 
     /// The settings that decide how training goes, by key: what must be the same when a run is resumed. Left out is
-    /// what only decides where files lie, how often something is saved or evaluated, and the paths of the data,
-    /// whose content is compared instead.
+    /// what only decides where files lie, how often something is saved or evaluated, where is computed and how much
+    /// memory is used, and the paths of the data, whose content is compared instead.
     #[must_use]
     pub fn settings(&self) -> BTreeMap<String, String> {
-        const FREE: [&str; 6] = [
+        const FREE: [&str; 9] = [
+            "device.backend",
+            "device.index",
             "data.train",
             "data.eval",
+            "train.checkpointing",
             "train.checkpoint_every",
             "train.keep_checkpoints",
             "train.eval_every",
@@ -284,6 +329,14 @@ impl RunConfig {
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a configuration has only tables of strings, numbers and lists")
     }
+}
+
+fn checkpointing_name<S: Serializer>(value: &Checkpointing, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(match value {
+        Checkpointing::None => "none",
+        Checkpointing::Layers => "layers",
+        Checkpointing::Offload => "offload",
+    })
 }
 
 impl Serialize for AdapterConfig {

@@ -5,19 +5,20 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::module::AutodiffModule;
-use burn::tensor::{ElementConversion, Tensor};
-use qlora_kernels::TrainBackend;
+use burn::tensor::{DType, Tensor};
+use qlora_kernels::{Compute, KernelBackend, TrainBackend, device};
 use qlora_lora::{DropoutKey, Pass};
 
 use crate::checkpoint::{BestEvaluation, Checkpoint, RunState};
-use crate::config::{RunLength, TrainConfig};
+use crate::config::{OptimizerKind, RunLength, TrainConfig};
 use crate::gradients::{Gradients, clip_coefficient};
-use crate::memory::peak_memory_mb;
+use crate::loss_scale::{LossScale, LossScaling};
 use crate::metrics::{EvalMetrics, MetricsFile, Record, StepMetrics};
 use crate::objective::{BatchSize, Objective};
 use crate::observer::{Observer, RunStart, Summary};
-use crate::optimizer::{AdamW, AdamWOptions, read_parameters, write_parameters};
+use crate::optimizer::{AdamW, AdamWOptions, MomentStorage, read_parameters, write_parameters};
 use crate::schedule::{Schedule, ScheduleKind};
+use crate::step_memory::StepMemory;
 use crate::{Interrupt, RunDirectory, TrainError, Trainable};
 
 /// How a run goes, whatever it minimizes.
@@ -37,6 +38,8 @@ pub struct EngineOptions {
     pub eval_every: u64,
     /// Seed of dropout.
     pub seed: u64,
+    /// How the loss is scaled: for gradients in f16, see [`for_compute`](Self::for_compute).
+    pub loss_scaling: Option<LossScaling>,
 }
 
 impl EngineOptions {
@@ -52,6 +55,7 @@ impl EngineOptions {
             checkpoint_every: 0,
             eval_every: 0,
             seed: 0,
+            loss_scaling: None,
         }
     }
 
@@ -65,12 +69,27 @@ impl EngineOptions {
         Self {
             steps,
             schedule: Schedule::new(config.schedule, config.learning_rate, config.warmup, steps),
-            optimizer: AdamWOptions { weight_decay: config.weight_decay, ..AdamWOptions::default() },
+            optimizer: AdamWOptions {
+                weight_decay: config.weight_decay,
+                moments: match config.optimizer {
+                    OptimizerKind::AdamW => MomentStorage::F32,
+                    OptimizerKind::AdamW8Bit => MomentStorage::EightBit,
+                },
+                ..AdamWOptions::default()
+            },
             clip: config.clip,
             checkpoint_every: config.checkpoint_every,
             eval_every: config.eval_every,
             seed: config.seed,
+            loss_scaling: None,
         }
+    }
+
+    /// Scales the loss if activations, and with them gradients, are f16 when `B` computes products in `compute`.
+    #[must_use]
+    pub fn for_compute<B: KernelBackend>(self, compute: Compute) -> Self {
+        let half = B::activation_dtype(compute) == DType::F16;
+        Self { loss_scaling: half.then(LossScaling::default), ..self }
     }
 }
 
@@ -79,6 +98,10 @@ impl EngineOptions {
 /// An optimizer step sums the weighted token losses of all its micro-batches and divides by the sum of all their
 /// weights, which is known before the first backward pass: how the rows are split into micro-batches makes no
 /// difference. Then the gradients are clipped by one global norm, and AdamW updates the parameters.
+///
+/// With [`LossScaling`] the backward pass starts from the loss times a factor, which the optimizer takes out again. A
+/// step whose gradients overflow changes no parameter, counts as a step of the schedule but not of the optimizer, and
+/// is reported.
 ///
 /// With a [`RunDirectory`] every step is recorded, checkpoints are written, and a run can be resumed: on a CPU with
 /// the same bits as if it had not been stopped. Without, nothing touches the disk. Nothing is printed; give an
@@ -102,6 +125,7 @@ impl EngineOptions {
 ///         checkpoint_every: 0,
 ///         eval_every: 0,
 ///         seed: 42,
+///         loss_scaling: None,
 ///     };
 ///     let print = on_step(|metrics| println!("step {} loss {:.4}", metrics.step, metrics.loss));
 ///     Engine::new(options).with_observer(print).run(model, &mut objective)?;
@@ -120,6 +144,7 @@ pub struct Engine<'a, B, M> {
 struct Run<B: TrainBackend> {
     state: RunState,
     optimizer: AdamW<B>,
+    memory: StepMemory,
     metrics: Option<MetricsFile>,
     checkpoint: Option<PathBuf>,
     loss: Option<f64>,
@@ -165,7 +190,8 @@ impl<'a, B: TrainBackend, M: AutodiffModule<B> + Trainable<B>> Engine<'a, B, M> 
     ///
     /// # Errors
     /// * The directory holds a run that is not to be resumed, or that has other settings, data or parameters.
-    /// * A loss or gradient is infinite or not a number: the parameters stay as they were before that step.
+    /// * A loss or gradient is infinite or not a number: the parameters stay as they were before that step. With
+    ///   loss scaling gradients may overflow, but not in too many steps in a row.
     /// * A step's batches hold no token to learn from.
     /// * The objective fails, or a file can't be written.
     pub fn run<O: Objective<B, M>>(
@@ -198,7 +224,8 @@ impl<'a, B: TrainBackend, M: AutodiffModule<B> + Trainable<B>> Engine<'a, B, M> 
             best: run.state.best,
             checkpoint: run.checkpoint,
             interrupted,
-            memory: peak_memory_mb(),
+            skipped_steps: run.state.loss_scale.map(|scale| scale.skipped),
+            memory: run.memory.peak_mb::<B>(model),
         };
         self.tell(|observer| observer.finished(&summary));
         Ok(summary)
@@ -209,6 +236,7 @@ impl<'a, B: TrainBackend, M: AutodiffModule<B> + Trainable<B>> Engine<'a, B, M> 
         let mut run = Run {
             state: RunState { data: objective.fingerprint(), ..RunState::default() },
             optimizer: AdamW::new(self.options.optimizer, model),
+            memory: StepMemory::default(),
             metrics: None,
             checkpoint: None,
             loss: None,
@@ -225,6 +253,9 @@ impl<'a, B: TrainBackend, M: AutodiffModule<B> + Trainable<B>> Engine<'a, B, M> 
                 run.checkpoint = Some(path);
             }
             run.metrics = Some(directory.open(run.state.step)?);
+        }
+        if let Some(options) = &self.options.loss_scaling {
+            run.state.loss_scale.get_or_insert_with(|| LossScale::new(options));
         }
         let mut parameters = 0;
         model.visit_parameters(&mut |_, parameter| parameters += parameter.shape().num_elements() as u64);
@@ -250,7 +281,9 @@ impl<'a, B: TrainBackend, M: AutodiffModule<B> + Trainable<B>> Engine<'a, B, M> 
         let needed = shapes.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()));
         checkpoint.check(path, &run.state.settings, &run.state.data, needed)?;
         write_parameters(model, &checkpoint.parameters);
-        run.optimizer.write(model, &checkpoint.first_moments, &checkpoint.second_moments);
+        run.optimizer
+            .write(model, &checkpoint.first_moments, &checkpoint.second_moments)
+            .map_err(|change| TrainError::Changed { path: path.to_path_buf(), changes: vec![change] })?;
         run.state = checkpoint.state;
         Ok(())
     }
@@ -269,22 +302,60 @@ impl<'a, B: TrainBackend, M: AutodiffModule<B> + Trainable<B>> Engine<'a, B, M> 
             return Err(TrainError::NothingToLearn { step: index + 1 });
         }
 
+        let scaling = self.options.loss_scaling.zip(run.state.loss_scale);
+        let loss_scale = scaling.map_or(1.0, |(_, state)| state.scale);
+        let pass = |number| {
+            let key = DropoutKey { seed: self.options.seed, micro_batch: micro_batch_number(index, number) };
+            Pass::training(key)
+        };
+        run.memory.prepare::<B>(model, batches.iter().map(|batch| objective.size(batch).tokens as usize));
         let mut gradients = Gradients::new();
         let mut losses: Vec<Tensor<B::InnerBackend, 1>> = Vec::with_capacity(batches.len());
         for (number, batch) in batches.iter().enumerate() {
-            let key = DropoutKey { seed: self.options.seed, micro_batch: micro_batch_number(index, number) };
-            let loss = objective.loss(model, batch, Pass::training(key)) * (1.0 / size.weight);
-            losses.push(loss.clone().inner());
-            gradients.add(model, loss.backward());
+            // For the message, should the device run out of memory.
+            device::enter(format!("the forward pass of step {}", index + 1));
+            let mut loss = objective.loss(model, batch, pass(number));
+            loss.value = loss.value * (1.0 / size.weight);
+            losses.push(loss.value.clone().inner());
+            device::enter(format!("the backward pass of step {}", index + 1));
+            loss.backward(model, loss_scale, &mut |found| gradients.add(model, found));
         }
-        let loss: f64 = losses.into_iter().map(|loss| loss.into_scalar().elem::<f64>()).sum();
-        self.finite("loss", loss, run)?;
+        // Read back at once, so that a device is waited for once.
+        let losses: Vec<f64> = Tensor::cat(losses, 0).into_data().iter::<f64>().collect();
+        let loss: f64 = losses.iter().sum();
+        if !loss.is_finite() {
+            let first = losses.iter().position(|loss| !loss.is_finite()).unwrap_or(0);
+            let layer = objective.first_non_finite_layer(&model.valid(), &batches[first], pass(first));
+            return Err(self.not_finite("loss", loss, layer, run));
+        }
         let (gradients, norm) = gradients.finish(model)?;
-        self.finite("gradient norm", norm, run)?;
+        let norm = norm / loss_scale;
 
         let learning_rate = self.options.schedule.rate(index);
-        let scale = clip_coefficient(norm, self.options.clip);
-        run.optimizer.step(model, gradients, learning_rate, index + 1, scale);
+        if norm.is_finite() {
+            // A step that was skipped is none of the optimizer's.
+            let step = index + 1 - run.state.loss_scale.map_or(0, |scale| scale.skipped);
+            let scale = clip_coefficient(norm, self.options.clip) / loss_scale;
+            device::enter(format!("the optimizer's step {}", index + 1));
+            run.optimizer.step(model, gradients, learning_rate, step, scale);
+        } else if scaling.is_none() {
+            return Err(self.not_finite("gradient norm", norm, None, run));
+        }
+        if let Some((options, state)) = self.options.loss_scaling.zip(run.state.loss_scale.as_mut()) {
+            if norm.is_finite() {
+                state.succeeded(&options);
+            } else {
+                state.overflowed(&options);
+            }
+            if state.skipped_in_a_row >= options.most_skipped {
+                return Err(TrainError::LossScale {
+                    skipped: state.skipped_in_a_row,
+                    step: index + 1,
+                    scale: state.scale,
+                    checkpoint: run.checkpoint.clone(),
+                });
+            }
+        }
 
         let seconds = started.elapsed().as_secs_f64();
         run.loss = Some(loss);
@@ -297,12 +368,14 @@ impl<'a, B: TrainBackend, M: AutodiffModule<B> + Trainable<B>> Engine<'a, B, M> 
             step: run.state.step,
             epoch: run.state.epoch,
             loss,
-            grad_norm: norm,
+            grad_norm: if norm.is_finite() { norm } else { f64::NAN },
             lr: learning_rate,
             tokens: size.tokens,
             trained_tokens: size.trained_tokens,
             tokens_per_s: size.tokens as f64 / seconds,
-            memory: peak_memory_mb(),
+            memory: run.memory.peak_mb::<B>(model),
+            loss_scale: scaling.map(|(_, state)| state.scale),
+            skipped_steps: scaling.and(run.state.loss_scale).map(|state| state.skipped),
         };
         if let Some(file) = &mut run.metrics {
             file.record(&Record::Step(metrics))?;
@@ -321,7 +394,9 @@ impl<'a, B: TrainBackend, M: AutodiffModule<B> + Trainable<B>> Engine<'a, B, M> 
         self.tell(|observer| observer.evaluating(step));
         let Some(evaluation) = objective.evaluate(&model.valid())? else { return Ok(()) };
         let loss = evaluation.loss();
-        self.finite("evaluation loss", loss, run)?;
+        if !loss.is_finite() {
+            return Err(self.not_finite("evaluation loss", loss, None, run));
+        }
         let metrics = EvalMetrics {
             step,
             epoch: run.state.epoch,
@@ -343,7 +418,7 @@ impl<'a, B: TrainBackend, M: AutodiffModule<B> + Trainable<B>> Engine<'a, B, M> 
 
     fn save(&mut self, model: &M, run: &mut Run<B>) -> Result<(), TrainError> {
         let Some(directory) = &self.directory else { return Ok(()) };
-        let (first_moments, second_moments) = run.optimizer.read(model);
+        let [first_moments, second_moments] = run.optimizer.read(model);
         let checkpoint = Checkpoint {
             state: run.state.clone(),
             parameters: read_parameters(model),
@@ -357,12 +432,9 @@ impl<'a, B: TrainBackend, M: AutodiffModule<B> + Trainable<B>> Engine<'a, B, M> 
         Ok(())
     }
 
-    fn finite(&self, what: &'static str, value: f64, run: &Run<B>) -> Result<(), TrainError> {
-        if value.is_finite() {
-            return Ok(());
-        }
+    fn not_finite(&self, what: &'static str, value: f64, layer: Option<String>, run: &Run<B>) -> TrainError {
         let step = run.state.step + u64::from(what != "evaluation loss");
-        Err(TrainError::NotFinite { what, value, step, checkpoint: run.checkpoint.clone() })
+        TrainError::NotFinite { what, value, step, layer, checkpoint: run.checkpoint.clone() }
     }
 
     fn tell(&mut self, event: impl Fn(&mut dyn Observer)) {

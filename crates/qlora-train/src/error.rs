@@ -51,7 +51,8 @@ pub enum TrainError {
     },
     /// A loss or gradient is infinite or not a number.
     #[error(
-        "the {what} of step {step} is {value}; {}; lower train.learning_rate, or compute in f32",
+        "the {what} of step {step} is {value}{}; {}; lower train.learning_rate, or compute in f32",
+        layer.as_ref().map(|layer| format!(", first in the output of {layer}")).unwrap_or_default(),
         after(checkpoint.as_deref())
     )]
     NotFinite {
@@ -61,7 +62,26 @@ pub enum TrainError {
         value: f64,
         /// The optimizer step, from 1.
         step: u64,
+        /// The first part of the model whose output is not finite, where it was found.
+        layer: Option<String>,
         /// The newest checkpoint, from before.
+        checkpoint: Option<PathBuf>,
+    },
+    /// Gradients overflow whatever the loss is multiplied with.
+    #[error(
+        "the gradients of {skipped} steps in a row, the last of them step {step}, are infinite or not a number \
+         although the loss scale fell to {scale}; {}; compute in bf16 or f32 (model.dtype), or lower \
+         train.learning_rate",
+        after(checkpoint.as_deref())
+    )]
+    LossScale {
+        /// Steps in a row without an update.
+        skipped: u64,
+        /// The last of them, from 1.
+        step: u64,
+        /// The factor of the loss now.
+        scale: f64,
+        /// The newest checkpoint.
         checkpoint: Option<PathBuf>,
     },
     /// An optimizer step whose batches have no token with a loss weight.

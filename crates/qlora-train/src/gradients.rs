@@ -53,9 +53,8 @@ impl<B: TrainBackend> Gradients<B> {
             return Err(TrainError::NoGradient { name });
         }
         let gradients: Vec<_> = self.sums.into_iter().flatten().collect();
-        // In the parameters' order, so that the rounding is always the same.
-        let squares: f64 = gradients.iter().map(|gradient| sum_of_squares(gradient.clone())).sum();
-        Ok((gradients, squares.sqrt()))
+        let norm = sum_of_squares(gradients.clone()).sqrt();
+        Ok((gradients, norm))
     }
 }
 

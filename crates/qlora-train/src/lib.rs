@@ -4,9 +4,10 @@
 //! |---|---|
 //! | the TOML of a run, checked | [`config`] |
 //! | the loop: accumulate, clip, update, evaluate, save | [`Engine`], [`EngineOptions`] |
-//! | what is minimized | [`Objective`], [`SupervisedFineTuning`] |
+//! | what is minimized | [`Objective`], [`Loss`], [`SupervisedFineTuning`] |
 //! | what a model must offer | [`Trainable`] |
 //! | learning rates | [`schedule`] |
+//! | gradients in f16 | [`LossScaling`] |
 //! | files of a run | [`RunDirectory`], [`checkpoint`], [`metrics`], [`report`] |
 //! | who is told | [`Observer`], [`ProgressDisplay`] |
 //! | Ctrl-C | [`Interrupt`] |
@@ -19,6 +20,8 @@ mod engine;
 mod error;
 mod gradients;
 mod interrupt;
+mod loss;
+mod loss_scale;
 mod memory;
 pub mod metrics;
 mod objective;
@@ -29,16 +32,20 @@ pub mod report;
 mod run_directory;
 pub mod schedule;
 mod sft;
+mod step_memory;
 mod trainable;
 
 pub use engine::{Engine, EngineOptions};
 pub use error::TrainError;
 pub use interrupt::Interrupt;
+pub use loss::{Loss, Tape};
+pub use loss_scale::{LossScale, LossScaling};
 pub use memory::peak_memory_mb;
 pub use objective::{BatchSize, Evaluation, Objective};
 pub use observer::{Observer, RunStart, Summary, on_step};
-pub use optimizer::AdamWOptions;
+pub use optimizer::{AdamWOptions, MomentStorage};
 pub use progress::ProgressDisplay;
+pub use qlora_models::Checkpointing;
 pub use run_directory::RunDirectory;
 pub use sft::{SupervisedFineTuning, evaluate};
 pub use trainable::Trainable;

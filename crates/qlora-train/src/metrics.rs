@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use qlora_files::{Error as FileError, atomic};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::TrainError;
 
@@ -28,7 +28,8 @@ pub struct StepMetrics {
     pub epoch: f64,
     /// Weighted mean loss of the step's tokens, in nats.
     pub loss: f64,
-    /// Global L2 norm of the gradients before clipping.
+    /// Global L2 norm of the gradients before clipping; NaN (`null` in the file) where the step was skipped.
+    #[serde(deserialize_with = "number_or_null")]
     pub grad_norm: f64,
     /// Learning rate.
     pub lr: f64,
@@ -38,9 +39,20 @@ pub struct StepMetrics {
     pub trained_tokens: u64,
     /// Tokens a second, over the time of this step.
     pub tokens_per_s: f64,
-    /// Most memory the process has held so far, in MB; absent where the system does not tell.
+    /// Most memory held so far, in MB: of the device where it has its own, else of the process; absent where the
+    /// system does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<f64>,
+    /// What the loss was multiplied with for the backward pass; absent where it is not scaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
+    /// Steps so far that changed nothing because gradients overflowed; absent where the loss is not scaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped_steps: Option<u64>,
+}
+
+fn number_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// What an evaluation tells.

@@ -1,11 +1,10 @@
 //! What a run minimizes: where its batches come from and what their loss is.
 
 use burn::module::AutodiffModule;
-use burn::tensor::Tensor;
 use qlora_kernels::TrainBackend;
 use qlora_lora::Pass;
 
-use crate::TrainError;
+use crate::{Loss, TrainError};
 
 /// A way of training a model `M`: supervised, by reinforcement, ...
 ///
@@ -30,8 +29,20 @@ pub trait Objective<B: TrainBackend, M: AutodiffModule<B>> {
     /// How much a batch counts.
     fn size(&self, batch: &Self::Batch) -> BatchSize;
 
-    /// The sum over a batch's tokens of weight times loss: one element, differentiable.
-    fn loss(&self, model: &M, batch: &Self::Batch, pass: Pass) -> Tensor<B, 1>;
+    /// The sum over a batch's tokens of weight times loss.
+    fn loss(&self, model: &M, batch: &Self::Batch, pass: Pass) -> Loss<B, M>;
+
+    /// The name of the first part of the model whose output for a batch is not finite: asked after the loss of that
+    /// batch was infinite or not a number. `None` if it can't be found.
+    fn first_non_finite_layer(
+        &self,
+        model: &M::InnerModule,
+        batch: &Self::Batch,
+        pass: Pass,
+    ) -> Option<String> {
+        let _ = (model, batch, pass);
+        None
+    }
 
     /// The model on data held out, or `None` if there is none.
     ///

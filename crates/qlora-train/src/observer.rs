@@ -120,6 +120,9 @@ pub struct Summary {
     pub checkpoint: Option<PathBuf>,
     /// Whether the run was ended by an interrupt, with steps left to do.
     pub interrupted: bool,
-    /// Most memory the process has held, in MB; `None` where the system does not tell.
+    /// Steps that changed nothing because gradients overflowed; `None` where the loss is not scaled.
+    pub skipped_steps: Option<u64>,
+    /// Most memory held, in MB: of the device where it has its own, else of the process; `None` where the system
+    /// does not tell.
     pub memory: Option<f64>,
 }

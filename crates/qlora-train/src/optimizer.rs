@@ -1,12 +1,14 @@
-//! AdamW (Loshchilov & Hutter 2019, <https://arxiv.org/abs/1711.05101>) with f32 states, as torch computes it.
+//! AdamW (Loshchilov & Hutter 2019, <https://arxiv.org/abs/1711.05101>): with f32 moments as torch computes it, with
+//! 8-bit moments (Dettmers et al. 2021, <https://arxiv.org/abs/2110.02861>) as bitsandbytes does.
 
 use std::collections::HashMap;
 
 use burn::tensor::{DType, Tensor, TensorData};
-use qlora_kernels::{AdamWStep, KernelBackend, TrainBackend, adamw};
+use qlora_kernels::{AdamWStep, KernelBackend, Quantized8, TrainBackend, adamw, adamw8bit};
+use qlora_quant::{DynamicMap, dynamic_map};
 
 use crate::Trainable;
-use crate::checkpoint::NamedTensor;
+use crate::checkpoint::{MomentValues, NamedMoment, NamedTensor};
 
 /// The constants of AdamW.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,12 +21,35 @@ pub struct AdamWOptions {
     pub eps: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
+    /// How moments are stored.
+    pub moments: MomentStorage,
+}
+
+/// How the moments of an optimizer are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MomentStorage {
+    /// As 32-bit floats.
+    #[default]
+    F32,
+    /// In eight bits with a scale for 256 elements; those of parameters with fewer than 4096 elements as 32-bit
+    /// floats, as they would save nothing.
+    EightBit,
+}
+
+impl MomentStorage {
+    /// Parameters with fewer elements keep f32 moments, as in bitsandbytes.
+    const LEAST_ELEMENTS: usize = 4096;
+
+    /// Whether the moments of a parameter with so many elements are in eight bits.
+    fn is_eight_bit(self, elements: usize) -> bool {
+        self == Self::EightBit && elements >= Self::LEAST_ELEMENTS
+    }
 }
 
 impl Default for AdamWOptions {
-    /// β₁ 0.9, β₂ 0.999, ε 1e-8, no weight decay.
+    /// β₁ 0.9, β₂ 0.999, ε 1e-8, no weight decay, f32 moments.
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 }
+        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, moments: MomentStorage::F32 }
     }
 }
 
@@ -34,9 +59,15 @@ pub(crate) struct AdamW<B: TrainBackend> {
     moments: Vec<Moments<B::InnerBackend>>,
 }
 
-struct Moments<B: KernelBackend> {
-    first: Tensor<B, 2>,
-    second: Tensor<B, 2>,
+/// The first and the second moment of a parameter.
+enum Moments<B: KernelBackend> {
+    F32([Tensor<B, 2>; 2]),
+    EightBit([Quantized8<B>; 2]),
+}
+
+/// The map of the first moment, which has signs, and of the second, which has none.
+fn maps() -> [&'static DynamicMap; 2] {
+    [dynamic_map::signed(), dynamic_map::unsigned()]
 }
 
 impl<B: TrainBackend> AdamW<B> {
@@ -45,8 +76,12 @@ impl<B: TrainBackend> AdamW<B> {
         let mut moments = Vec::new();
         model.visit_parameters(&mut |_, parameter| {
             let device = parameter.clone().inner().device();
-            let zeros = || Tensor::zeros(parameter.shape(), (&device, DType::F32));
-            moments.push(Moments { first: zeros(), second: zeros() });
+            let elements = parameter.shape().num_elements();
+            moments.push(if options.moments.is_eight_bit(elements) {
+                Moments::EightBit(maps().map(|map| Quantized8::zeros(elements, map, &device)))
+            } else {
+                Moments::F32([(); 2].map(|()| Tensor::zeros(parameter.shape(), (&device, DType::F32))))
+            });
         });
         Self { options, moments }
     }
@@ -60,7 +95,7 @@ impl<B: TrainBackend> AdamW<B> {
         step: u64,
         grad_scale: f64,
     ) {
-        let AdamWOptions { beta1, beta2, eps, weight_decay } = self.options;
+        let AdamWOptions { beta1, beta2, eps, weight_decay, .. } = self.options;
         let step = AdamWStep {
             learning_rate,
             beta1,
@@ -74,39 +109,91 @@ impl<B: TrainBackend> AdamW<B> {
         // Everything is given away, so that the kernel has each tensor to itself and can update in place.
         let mut pairs = gradients.into_iter().zip(self.moments.drain(..));
         model.update_parameters(&mut |_, parameter| {
-            let (gradient, Moments { first, second }) =
-                pairs.next().expect("one gradient and state a parameter");
-            let (parameter, first, second) = adamw(parameter.inner(), gradient, first, second, step);
-            updated.push(Moments { first, second });
+            let (gradient, moments) = pairs.next().expect("one gradient and state a parameter");
+            let (parameter, moments) = match moments {
+                Moments::F32([first, second]) => {
+                    let (parameter, first, second) = adamw(parameter.inner(), gradient, first, second, step);
+                    (parameter, Moments::F32([first, second]))
+                }
+                Moments::EightBit([first, second]) => {
+                    let (parameter, first, second) =
+                        adamw8bit(parameter.inner(), gradient, first, second, step);
+                    (parameter, Moments::EightBit([first, second]))
+                }
+            };
+            updated.push(moments);
             Tensor::from_inner(parameter)
         });
         drop(pairs);
         self.moments = updated;
     }
 
-    /// The moments on the host, with the names of their parameters.
-    pub(crate) fn read(&self, model: &impl Trainable<B>) -> (Vec<NamedTensor>, Vec<NamedTensor>) {
-        let (mut first, mut second) = (Vec::new(), Vec::new());
+    /// The first and the second moments on the host, with the names of their parameters.
+    pub(crate) fn read(&self, model: &impl Trainable<B>) -> [Vec<NamedMoment>; 2] {
+        let mut read = [Vec::new(), Vec::new()];
         let mut moments = self.moments.iter();
-        model.visit_parameters(&mut |name, _| {
-            if let Some(moments) = moments.next() {
-                first.push(to_host(name, moments.first.clone()));
-                second.push(to_host(name, moments.second.clone()));
+        model.visit_parameters(&mut |name, parameter| {
+            let Some(moments) = moments.next() else { return };
+            let elements = parameter.shape().num_elements();
+            let values = match moments {
+                Moments::F32(both) => both.clone().map(|moment| MomentValues::F32(floats(moment))),
+                Moments::EightBit(both) => both.each_ref().map(|moment| {
+                    let (codes, absmax) = moment.to_host(elements);
+                    MomentValues::EightBit { codes, absmax }
+                }),
+            };
+            for (read, values) in read.iter_mut().zip(values) {
+                read.push(NamedMoment { name: name.to_string(), shape: parameter.dims().to_vec(), values });
             }
         });
-        (first, second)
+        read
     }
 
     /// Takes moments from the host. Names and shapes were checked against the model's.
-    pub(crate) fn write(&mut self, model: &impl Trainable<B>, first: &[NamedTensor], second: &[NamedTensor]) {
-        let (first, second) = (by_name(first), by_name(second));
-        let mut moments = Vec::new();
+    ///
+    /// # Errors
+    /// Moments that are stored in another way than this optimizer does, in words.
+    pub(crate) fn write(
+        &mut self,
+        model: &impl Trainable<B>,
+        first: &[NamedMoment],
+        second: &[NamedMoment],
+    ) -> Result<(), String> {
+        let by_name = [first, second].map(|moments| {
+            moments.iter().map(|moment| (moment.name.as_str(), moment)).collect::<HashMap<_, _>>()
+        });
+        let (mut moments, mut problem) = (Vec::new(), None);
         model.visit_parameters(&mut |name, parameter| {
             let device = parameter.clone().inner().device();
-            let tensor = |tensors: &HashMap<&str, &NamedTensor>| from_host(tensors[name], &device);
-            moments.push(Moments { first: tensor(&first), second: tensor(&second) });
+            let eight_bit = self.options.moments.is_eight_bit(parameter.shape().num_elements());
+            let stored = by_name.each_ref().map(|moments| &moments[name].values);
+            match stored {
+                [MomentValues::F32(first), MomentValues::F32(second)] if !eight_bit => {
+                    let tensor = |values: &Vec<f32>| {
+                        let data = TensorData::new(values.clone(), parameter.dims());
+                        Tensor::from_data(data, (&device, DType::F32))
+                    };
+                    moments.push(Moments::F32([first, second].map(tensor)));
+                }
+                [
+                    MomentValues::EightBit { codes: first, absmax: first_absmax },
+                    MomentValues::EightBit { codes: second, absmax: second_absmax },
+                ] if eight_bit => {
+                    moments.push(Moments::EightBit([
+                        Quantized8::from_host(first, first_absmax.clone(), &device),
+                        Quantized8::from_host(second, second_absmax.clone(), &device),
+                    ]));
+                }
+                _ => {
+                    let kept = if eight_bit { "in eight bits" } else { "as f32" };
+                    problem = Some(format!(
+                        "the moments of `{name}` are not stored {kept}, as this optimizer does"
+                    ));
+                }
+            }
         });
         self.moments = moments;
+        problem.map_or(Ok(()), Err)
     }
 }
 
@@ -130,9 +217,11 @@ fn by_name(tensors: &[NamedTensor]) -> HashMap<&str, &NamedTensor> {
 }
 
 fn to_host<B: KernelBackend>(name: &str, tensor: Tensor<B, 2>) -> NamedTensor {
-    let shape = tensor.dims().to_vec();
-    let data = tensor.into_data().convert::<f32>();
-    NamedTensor { name: name.to_string(), shape, values: data.into_vec().expect("converted to f32") }
+    NamedTensor { name: name.to_string(), shape: tensor.dims().to_vec(), values: floats(tensor) }
+}
+
+fn floats<B: KernelBackend>(tensor: Tensor<B, 2>) -> Vec<f32> {
+    tensor.into_data().convert::<f32>().into_vec().expect("converted to f32")
 }
 
 fn from_host<B: KernelBackend>(tensor: &NamedTensor, device: &B::Device) -> Tensor<B, 2> {

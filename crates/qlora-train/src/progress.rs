@@ -107,6 +107,9 @@ impl Observer for ProgressDisplay {
         if let Some(best) = summary.best {
             text.push_str(&format!("; lowest evaluation loss {:.4} after step {}", best.loss, best.step));
         }
+        if let Some(skipped) = summary.skipped_steps.filter(|skipped| *skipped > 0) {
+            text.push_str(&format!("; {skipped} steps skipped because f16 gradients overflowed"));
+        }
         if let Some(memory) = summary.memory {
             text.push_str(&format!("; at most {memory:.0} MB of memory"));
         }

@@ -34,7 +34,9 @@ fn html(title: &str, config: &str, records: &[Record]) -> String {
         }
     }
     let curve = |name, value: fn(&StepMetrics) -> f64| {
-        Series::line(name, steps.iter().map(|metrics| (metrics.step as f64, value(metrics))))
+        // A skipped step has no gradient norm.
+        let points = steps.iter().map(|metrics| (metrics.step as f64, value(metrics)));
+        Series::line(name, points.filter(|(_, value)| value.is_finite()))
     };
     let evaluated = |name, value: fn(&EvalMetrics) -> f64| {
         Series::dots(name, evaluations.iter().map(|metrics| (metrics.step as f64, value(metrics))))

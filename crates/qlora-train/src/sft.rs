@@ -1,13 +1,12 @@
 //! Supervised fine-tuning: the mean loss of the rows' trained tokens.
 
-use burn::tensor::Tensor;
 use qlora_data::{Batch, Dataset, Sampler, SamplerState};
 use qlora_kernels::{KernelBackend, TrainBackend};
 use qlora_lora::Pass;
-use qlora_models::{Decoder, TokenBatch};
+use qlora_models::{Checkpointing, Decoder, TokenBatch};
 
-use crate::TrainError;
 use crate::objective::{BatchSize, Evaluation, Objective};
+use crate::{Loss, Tape, TrainError};
 
 /// Next-token prediction on a data set, the loss being `Σ weight · −log p(token) / Σ weight` of each optimizer step.
 ///
@@ -19,6 +18,7 @@ pub struct SupervisedFineTuning {
     sampler: Sampler,
     batch_size: usize,
     accumulate: usize,
+    checkpointing: Checkpointing,
 }
 
 impl SupervisedFineTuning {
@@ -41,13 +41,20 @@ impl SupervisedFineTuning {
             Some(seed) => Sampler::shuffled(train.len(), batch_size, seed)?,
             None => Sampler::sequential(train.len(), batch_size)?,
         };
-        Ok(Self { train, eval: None, sampler, batch_size, accumulate })
+        Ok(Self { train, eval: None, sampler, batch_size, accumulate, checkpointing: Checkpointing::None })
     }
 
     /// Evaluates on this data.
     #[must_use]
     pub fn with_evaluation(mut self, eval: Dataset) -> Self {
         self.eval = Some(eval);
+        self
+    }
+
+    /// Keeps less of a forward pass, and computes it again for the backward pass.
+    #[must_use]
+    pub fn with_checkpointing(mut self, checkpointing: Checkpointing) -> Self {
+        self.checkpointing = checkpointing;
         self
     }
 
@@ -97,9 +104,22 @@ impl<B: TrainBackend> Objective<B, Decoder<B>> for SupervisedFineTuning {
         }
     }
 
-    fn loss(&self, model: &Decoder<B>, batch: &Batch, pass: Pass) -> Tensor<B, 1> {
+    fn loss(&self, model: &Decoder<B>, batch: &Batch, pass: Pass) -> Loss<B, Decoder<B>> {
         let tokens = TokenBatch { ids: &batch.ids, lengths: &batch.lengths };
-        model.loss(tokens, &batch.targets, &batch.weights, pass)
+        let (hidden, tape) = model.hidden_states_checkpointed(tokens, pass, self.checkpointing);
+        let value = model.loss_of(hidden, &batch.targets, &batch.weights);
+        Loss { value, tape: tape.map(|tape| Box::new(tape) as Box<dyn Tape<B, Decoder<B>>>) }
+    }
+
+    fn first_non_finite_layer(
+        &self,
+        model: &Decoder<B::InnerBackend>,
+        batch: &Batch,
+        pass: Pass,
+    ) -> Option<String> {
+        let tokens = TokenBatch { ids: &batch.ids, lengths: &batch.lengths };
+        // Where all hidden states are finite, the logits are not.
+        model.first_non_finite_layer(tokens, pass).or_else(|| Some("lm_head".to_string()))
     }
 
     fn evaluate(&self, model: &Decoder<B::InnerBackend>) -> Result<Option<Evaluation>, TrainError> {

@@ -5,9 +5,11 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use qlora_files::safetensors::SafetensorsFile;
 use qlora_files::{Error as FileError, atomic};
 use serde::{Deserialize, Serialize};
 
+use super::moment::NamedMoment;
 use super::tensors::{self, NamedTensor};
 use super::{Checkpoint, FORMAT, RunState};
 use crate::TrainError;
@@ -60,9 +62,9 @@ impl CheckpointFolder {
         fs::create_dir_all(&self.path).map_err(FileError::io("create", &self.path))?;
         let path = self.path.join(format!("{PREFIX}{}", checkpoint.state.step));
         atomic::write_directory(&path, |folder| {
-            let adapter = checkpoint.parameters.iter().map(|tensor| (tensor, ""));
-            let first = checkpoint.first_moments.iter().map(|tensor| (tensor, FIRST));
-            let second = checkpoint.second_moments.iter().map(|tensor| (tensor, SECOND));
+            let adapter = checkpoint.parameters.iter().map(NamedTensor::entry);
+            let first = checkpoint.first_moments.iter().flat_map(|moment| moment.entries(FIRST));
+            let second = checkpoint.second_moments.iter().flat_map(|moment| moment.entries(SECOND));
             let files = BTreeMap::from([
                 (ADAPTER.to_string(), tensors::write(&folder.join(ADAPTER), adapter)?),
                 (OPTIMIZER.to_string(), tensors::write(&folder.join(OPTIMIZER), first.chain(second))?),
@@ -159,16 +161,19 @@ fn load(path: &Path) -> Result<Checkpoint, TrainError> {
             return Err(bad(format!("{name} is damaged: it differs from what was written")));
         }
     }
-    let tensors = |name: &str, suffix: &str| {
-        tensors::read(&path.join(name), suffix).map_err(|error| bad(error.to_string()))
+    let open = |name: &str| SafetensorsFile::open(path.join(name)).map_err(|error| bad(error.to_string()));
+    let optimizer = open(OPTIMIZER)?;
+    let moments = |suffix| {
+        NamedMoment::read_all(&optimizer, suffix).map_err(|reason| bad(format!("{OPTIMIZER}: {reason}")))
     };
     let checkpoint = Checkpoint {
         state: state.state,
-        parameters: tensors(ADAPTER, "")?,
-        first_moments: tensors(OPTIMIZER, FIRST)?,
-        second_moments: tensors(OPTIMIZER, SECOND)?,
+        parameters: NamedTensor::read_all(&open(ADAPTER)?)
+            .map_err(|reason| bad(format!("{ADAPTER}: {reason}")))?,
+        first_moments: moments(FIRST)?,
+        second_moments: moments(SECOND)?,
     };
-    let alike = |moments: &[NamedTensor]| {
+    let alike = |moments: &[NamedMoment]| {
         moments.len() == checkpoint.parameters.len()
             && moments.iter().zip(&checkpoint.parameters).all(|(a, b)| a.name == b.name && a.shape == b.shape)
     };

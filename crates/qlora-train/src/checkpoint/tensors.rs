@@ -1,13 +1,13 @@
-//! Named f32 tensors on the host, and their files.
+//! Trained parameters on the host, and the files of tensors.
 
 use std::path::Path;
 
-use qlora_files::safetensors::{SafetensorsFile, TensorBytes, write_safetensors};
+use qlora_files::safetensors::{SafetensorsFile, Tensor, TensorBytes, write_safetensors};
 use sha2::{Digest, Sha256};
 
 use crate::TrainError;
 
-/// A trained parameter or an optimizer moment on the host.
+/// A trained parameter on the host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NamedTensor {
     /// The parameter's PEFT name.
@@ -18,30 +18,31 @@ pub struct NamedTensor {
     pub values: Vec<f32>,
 }
 
-/// Writes tensors under `name + suffix` and gives back the hex SHA-256 of the file.
-pub(super) fn write<'a>(
-    path: &Path,
-    tensors: impl IntoIterator<Item = (&'a NamedTensor, &'a str)>,
-) -> Result<String, TrainError> {
-    let tensors = tensors.into_iter().map(|(tensor, suffix)| {
-        TensorBytes::f32(format!("{}{suffix}", tensor.name), tensor.shape.clone(), &tensor.values)
-    });
-    write_safetensors(path, tensors, &[("format", "pt")])?;
-    digest(path)
+impl NamedTensor {
+    /// What a file holds of it.
+    pub(super) fn entry(&self) -> TensorBytes<'_> {
+        TensorBytes::f32(self.name.clone(), self.shape.clone(), &self.values)
+    }
+
+    /// All tensors of a file, in the order of their names.
+    pub(super) fn read_all(file: &SafetensorsFile) -> Result<Vec<Self>, String> {
+        let read = |tensor: Tensor<'_>| {
+            let values = tensor.to_f32().map_err(|error| error.to_string())?;
+            Ok(Self { name: tensor.name().to_string(), shape: tensor.shape().to_vec(), values })
+        };
+        let mut tensors = file.tensors().map(read).collect::<Result<Vec<_>, String>>()?;
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(tensors)
+    }
 }
 
-/// Reads the tensors that carry a suffix, in the order of their names.
-pub(super) fn read(path: &Path, suffix: &str) -> Result<Vec<NamedTensor>, TrainError> {
-    let file = SafetensorsFile::open(path)?;
-    let mut tensors = file
-        .tensors()
-        .filter_map(|tensor| Some((tensor.name().strip_suffix(suffix)?.to_string(), tensor)))
-        .map(|(name, tensor)| {
-            Ok(NamedTensor { name, shape: tensor.shape().to_vec(), values: tensor.to_f32()? })
-        })
-        .collect::<Result<Vec<_>, qlora_files::Error>>()?;
-    tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(tensors)
+/// Writes a file of tensors and gives back its hex SHA-256.
+pub(super) fn write<'a>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = TensorBytes<'a>>,
+) -> Result<String, TrainError> {
+    write_safetensors(path, tensors, &[("format", "pt")])?;
+    digest(path)
 }
 
 /// Hex SHA-256 of a file.

@@ -4,14 +4,15 @@ use std::path::PathBuf;
 
 use qlora_data::{OnBadRow, OnLong, TrainOn};
 use qlora_lora::{LoraConfig, LoraError, Targets};
+use qlora_models::Checkpointing;
 use toml::Value;
 
 use super::problem::{ConfigError, Place};
 use super::reader::Reader;
 use super::schedule_value;
 use super::{
-    AdapterConfig, ComputeKind, DataConfig, ModelConfig, OptimizerKind, OutputConfig, QuantKind, RunConfig,
-    RunLength, TrainConfig,
+    AdapterConfig, BackendKind, ComputeKind, DataConfig, DeviceConfig, ModelConfig, OptimizerKind,
+    OutputConfig, QuantKind, RunConfig, RunLength, TrainConfig,
 };
 use crate::schedule::ScheduleKind;
 
@@ -19,6 +20,7 @@ pub(super) const ALL_LINEAR: &str = "all-linear";
 
 pub(super) fn run_config(mut reader: Reader) -> Result<RunConfig, ConfigError> {
     let model = model(&mut reader);
+    let device = device(&mut reader);
     let lora = lora(&mut reader);
     let train = train(&mut reader);
     let seed = train.as_ref().map_or(0, |train| train.seed);
@@ -27,6 +29,7 @@ pub(super) fn run_config(mut reader: Reader) -> Result<RunConfig, ConfigError> {
     let config = model.zip(lora).zip(data.zip(train)).zip(output);
     let config = config.map(|(((model, lora), (data, train)), dir)| RunConfig {
         model,
+        device,
         lora,
         data,
         train,
@@ -45,25 +48,36 @@ fn model(reader: &mut Reader) -> Option<ModelConfig> {
         QuantKind::Nf4,
     );
     let double_quant = reader.optional(SECTION, "double_quant", "true or false", Value::as_bool);
-    let dtype = match reader.take(SECTION, "dtype") {
-        None => ComputeKind::Auto,
-        Some(entry) => match entry.value.as_str() {
-            Some("auto") => ComputeKind::Auto,
-            Some("bf16") => ComputeKind::Bf16,
-            Some("f32") => ComputeKind::F32,
-            Some("f16") => {
-                let message = "\"f16\" is not supported yet; use \"auto\", \"bf16\" or \"f32\"";
-                reader.problem(entry.place, "model.dtype", message.into());
-                ComputeKind::Auto
-            }
-            _ => {
-                let message = format!("{} given, expected one of \"auto\", \"bf16\", \"f32\"", entry.value);
-                reader.problem(entry.place, "model.dtype", message);
-                ComputeKind::Auto
-            }
-        },
-    };
+    let dtype = reader.choice(
+        SECTION,
+        "dtype",
+        &[
+            ("auto", ComputeKind::Auto),
+            ("bf16", ComputeKind::Bf16),
+            ("f16", ComputeKind::F16),
+            ("f32", ComputeKind::F32),
+        ],
+        ComputeKind::Auto,
+    );
     Some(ModelConfig { path: path?, quant, double_quant: double_quant.unwrap_or(true), dtype })
+}
+
+fn device(reader: &mut Reader) -> DeviceConfig {
+    const SECTION: &str = "device";
+    let backend = reader.choice(
+        SECTION,
+        "backend",
+        &[
+            ("cpu", BackendKind::Cpu),
+            ("cuda", BackendKind::Cuda),
+            ("vulkan", BackendKind::Vulkan),
+            ("webgpu", BackendKind::Webgpu),
+            ("metal", BackendKind::Metal),
+        ],
+        BackendKind::Cpu,
+    );
+    let index = reader.optional(SECTION, "index", "a whole number of at least 0", |value| count(value, 0));
+    DeviceConfig { backend, index }
 }
 
 fn lora(reader: &mut Reader) -> Option<AdapterConfig> {
@@ -190,10 +204,15 @@ fn train(reader: &mut Reader) -> Option<TrainConfig> {
     let weight_decay = reader.optional(SECTION, "weight_decay", "a number of at least 0", non_negative);
     let clip = reader.optional(SECTION, "clip", "a number of at least 0 (0 for no clipping)", non_negative);
     let optimizer = optimizer(reader);
-    reader.unsupported(
+    let checkpointing = reader.choice(
         SECTION,
         "checkpointing",
-        "to save memory lower train.batch_size and raise train.accumulate by the same factor",
+        &[
+            ("none", Checkpointing::None),
+            ("layers", Checkpointing::Layers),
+            ("offload", Checkpointing::Offload),
+        ],
+        Checkpointing::None,
     );
     let checkpoint_every =
         reader.optional(SECTION, "checkpoint_every", "steps, or 0 for none but the last", seed);
@@ -211,6 +230,7 @@ fn train(reader: &mut Reader) -> Option<TrainConfig> {
         weight_decay: weight_decay.unwrap_or(0.0),
         clip: clip.unwrap_or(1.0),
         optimizer,
+        checkpointing,
         checkpoint_every: checkpoint_every.unwrap_or(100),
         keep_checkpoints: keep_checkpoints.unwrap_or(2),
         eval_every: eval_every.unwrap_or(0),
@@ -261,20 +281,22 @@ fn schedule(reader: &mut Reader) -> ScheduleKind {
 }
 
 fn optimizer(reader: &mut Reader) -> OptimizerKind {
-    if let Some(entry) = reader.take("train", "optimizer") {
-        match entry.value.as_str() {
-            Some("adamw") => {}
-            Some(name @ ("adamw8bit" | "adamw_8bit" | "paged_adamw8bit" | "sgd" | "lion")) => {
-                let message = format!("\"{name}\" is not supported yet; use \"adamw\"");
-                reader.problem(entry.place, "train.optimizer", message);
-            }
-            _ => {
-                let message = format!("{} given, expected \"adamw\"", entry.value);
-                reader.problem(entry.place, "train.optimizer", message);
-            }
+    const EXPECTED: &str = "\"adamw\" or \"adamw8bit\"";
+    let default = OptimizerKind::AdamW;
+    let Some(entry) = reader.take("train", "optimizer") else { return default };
+    let message = match entry.value.as_str() {
+        Some("adamw") => return OptimizerKind::AdamW,
+        Some("adamw8bit") => return OptimizerKind::AdamW8Bit,
+        Some(name @ ("adamw_8bit" | "paged_adamw8bit" | "paged_adamw_8bit")) => {
+            format!("\"{name}\" is called \"adamw8bit\" here")
         }
-    }
-    OptimizerKind::AdamW
+        Some(name @ ("sgd" | "lion" | "adafactor")) => {
+            format!("\"{name}\" is not supported; use {EXPECTED}")
+        }
+        _ => format!("{} given, expected {EXPECTED}", entry.value),
+    };
+    reader.problem(entry.place, "train.optimizer", message);
+    default
 }
 
 fn text(value: &Value) -> Option<String> {

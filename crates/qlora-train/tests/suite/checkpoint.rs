@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use qlora_train::TrainError;
-use qlora_train::checkpoint::{BestEvaluation, Checkpoint, CheckpointFolder, NamedTensor, RunState};
+use qlora_train::checkpoint::{
+    BestEvaluation, Checkpoint, CheckpointFolder, MomentValues, NamedMoment, NamedTensor, RunState,
+};
 use qlora_train::config::RunConfig;
+use qlora_train::{LossScale, TrainError};
 
 fn tensors(seed: f32) -> Vec<NamedTensor> {
     let tensor = |name: &str, shape: &[usize]| NamedTensor {
@@ -16,6 +18,15 @@ fn tensors(seed: f32) -> Vec<NamedTensor> {
     vec![tensor("q_proj.lora_A", &[2, 3]), tensor("q_proj.lora_B", &[5, 2])]
 }
 
+fn moments(seed: f32) -> Vec<NamedMoment> {
+    let moment =
+        |NamedTensor { name, shape, values }| NamedMoment { name, shape, values: MomentValues::F32(values) };
+    let mut moments: Vec<_> = tensors(seed).into_iter().map(moment).collect();
+    moments[1].values =
+        MomentValues::EightBit { codes: (0..10).map(|code| 250 - 20 * code).collect(), absmax: vec![seed] };
+    moments
+}
+
 fn checkpoint(step: u64) -> Checkpoint {
     let state = RunState {
         step,
@@ -24,10 +35,11 @@ fn checkpoint(step: u64) -> Checkpoint {
         trained_tokens: 100,
         seconds: 1.5,
         best: Some(BestEvaluation { step: 1, loss: 0.1 + 0.2 }),
+        loss_scale: Some(LossScale { scale: 32768.0, good_steps: 3, skipped: 2, skipped_in_a_row: 0 }),
         settings: BTreeMap::from([("train.seed".to_string(), "42".to_string())]),
         data: "abc".to_string(),
     };
-    let (parameters, first, second) = (tensors(step as f32), tensors(1e-30), tensors(-0.0));
+    let (parameters, first, second) = (tensors(step as f32), moments(1e-30), moments(-0.0));
     Checkpoint { state, parameters, first_moments: first, second_moments: second }
 }
 
@@ -41,8 +53,8 @@ fn a_checkpoint_reads_back_bit_by_bit() {
     let found = store.latest().unwrap();
     assert_eq!(found.checkpoint, Some((path, checkpoint(7))));
     assert!(found.passed_over.is_empty());
-    let negative_zero = checkpoint(7).second_moments[0].values[0];
-    assert!(negative_zero.is_sign_negative());
+    let MomentValues::F32(values) = &checkpoint(7).second_moments[0].values else { panic!("f32 moments") };
+    assert!(values[0].is_sign_negative());
 }
 
 #[test]
@@ -138,8 +150,16 @@ fn settings_are_what_decides_the_outcome() {
         RunConfig::from_toml_str("run.toml", text, overrides).unwrap().settings()
     };
     let plain = settings(&[]);
-    let free =
-        ["data.train=u", "data.eval=e", "train.checkpoint_every=1", "train.eval_every=1", "output.dir=p"];
+    let free = [
+        "device.backend=cuda",
+        "device.index=1",
+        "data.train=u",
+        "data.eval=e",
+        "train.checkpointing=layers",
+        "train.checkpoint_every=1",
+        "train.eval_every=1",
+        "output.dir=p",
+    ];
     assert_eq!(settings(&free), plain);
     for decisive in
         ["train.steps=4", "lora.rank=8", "train.schedule={kind=\"wsd\"}", "data.seed=1", "model.quant=none"]

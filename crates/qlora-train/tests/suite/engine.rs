@@ -200,6 +200,28 @@ fn a_loss_that_is_not_a_number_stops_the_run_and_leaves_the_parameters() {
 }
 
 #[test]
+fn the_first_layer_that_gives_no_number_is_named() {
+    let Some(config) = config(Path::new("-"), &["lora.dropout=0.1"]) else { return };
+    for (poisoned, expected) in [
+        ("base_model.model.model.layers.1.mlp.down_proj.lora_B.weight", "model.layers.1"),
+        ("base_model.model.model.layers.0.self_attn.o_proj.lora_B.weight", "model.layers.0"),
+    ] {
+        let (mut model, mut objective) = (model(&config), objective(&config, rows(4)));
+        model.update_parameters(&mut |name, parameter| match name == poisoned {
+            true => Tensor::from_inner(parameter.inner() * f32::NAN).require_grad(),
+            false => parameter,
+        });
+        let error = engine(&config, &objective).run(&mut model, &mut objective).unwrap_err();
+        let TrainError::NotFinite { step: 1, layer: Some(layer), checkpoint: None, .. } = &error else {
+            panic!("{error}")
+        };
+        assert_eq!(layer, expected);
+        let message = error.to_string();
+        assert!(message.contains(&format!("first in the output of {expected};")), "{message}");
+    }
+}
+
+#[test]
 fn rows_without_a_token_to_learn_stop_the_run() {
     let Some(config) = config(Path::new("-"), &["data.shuffle=false", "train.batch_size=1"]) else { return };
     let samples =

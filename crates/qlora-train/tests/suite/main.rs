@@ -2,8 +2,10 @@
 #![cfg(feature = "flex")]
 
 mod checkpoint;
+mod checkpointing;
 mod config;
 mod engine;
+mod loss_scaling;
 mod metrics;
 mod resume;
 mod schedule;

@@ -17,6 +17,8 @@ fn step(step: u64) -> Record {
         trained_tokens: 10,
         tokens_per_s: 812.5,
         memory: (step > 1).then_some(512.0),
+        loss_scale: (step > 1).then_some(65536.0),
+        skipped_steps: (step > 1).then_some(1),
     })
 }
 

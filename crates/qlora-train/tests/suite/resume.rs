@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use qlora_train::checkpoint::Checkpoint;
+use qlora_train::checkpoint::{Checkpoint, MomentValues, NamedMoment};
 use qlora_train::metrics::{Record, StepMetrics, read_metrics};
 use qlora_train::{Interrupt, Observer, RunDirectory, TrainError};
 
@@ -35,9 +35,25 @@ impl Observer for StopAfter {
     }
 }
 
+/// As [`RUN`], with parameters that are large enough for 8-bit moments, and some that are not.
+const RUN_8BIT: &[&str] = &[
+    "train.steps=8",
+    "train.checkpoint_every=1",
+    "train.eval_every=3",
+    "train.batch_size=2",
+    "train.accumulate=2",
+    "train.optimizer=adamw8bit",
+    "train.weight_decay=0.01",
+    "lora.rank=64",
+];
+
 /// Runs or resumes in a directory, until the end or a step.
 fn run(directory: &Path, resume: bool, stop_after: u64) -> Option<Vec<f32>> {
-    let config = config(directory, RUN)?;
+    run_with(RUN, directory, resume, stop_after)
+}
+
+fn run_with(overrides: &[&str], directory: &Path, resume: bool, stop_after: u64) -> Option<Vec<f32>> {
+    let config = config(directory, overrides)?;
     let mut model = model(&config);
     let mut objective = objective(&config, rows(11)).with_evaluation(rows(3));
     let interrupt = Interrupt::new();
@@ -51,9 +67,8 @@ fn run(directory: &Path, resume: bool, stop_after: u64) -> Option<Vec<f32>> {
 
 /// The last checkpoint without the time it took.
 fn last_checkpoint(directory: &Path) -> Checkpoint {
-    let config = config(directory, RUN).unwrap();
-    let mut checkpoint =
-        RunDirectory::new(&config, true).checkpoints().latest().unwrap().checkpoint.unwrap().1;
+    let directory = RunDirectory::without_config(directory);
+    let mut checkpoint = directory.checkpoints().latest().unwrap().checkpoint.unwrap().1;
     checkpoint.state.seconds = 0.0;
     checkpoint
 }
@@ -82,6 +97,30 @@ fn stopped_and_resumed_is_the_same_as_never_stopped() {
     assert_eq!(metrics(parts.path()), metrics(whole.path()));
     // Nothing is left to do.
     assert_eq!(run(parts.path(), true, u64::MAX).unwrap(), expected);
+}
+
+#[test]
+fn eight_bit_moments_resume_to_the_same_bits() {
+    let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let Some(expected) = run_with(RUN_8BIT, whole.path(), false, u64::MAX) else { return };
+    run_with(RUN_8BIT, parts.path(), false, 3).unwrap();
+    let found = run_with(RUN_8BIT, parts.path(), true, u64::MAX).unwrap();
+    assert_eq!(found, expected);
+    let (found, expected) = (last_checkpoint(parts.path()), last_checkpoint(whole.path()));
+    assert_eq!(found, expected);
+    let is_coded = |moment: &NamedMoment| matches!(moment.values, MomentValues::EightBit { .. });
+    let coded = found.first_moments.iter().filter(|moment| is_coded(moment)).count();
+    assert!(coded > 0 && coded < found.first_moments.len(), "{coded} moments are in eight bits");
+
+    // The other way of storing them: refused.
+    let other: Vec<&str> = RUN_8BIT.iter().map(|line| line.trim_end_matches("8bit")).collect();
+    let config = config(parts.path(), &other).unwrap();
+    let mut objective = objective(&config, rows(11));
+    let directory = RunDirectory::without_config(parts.path()).resuming();
+    let mut engine = crate::tiny_run::engine(&config, &objective)
+        .with_directory(directory.with_settings(found.state.settings));
+    let error = engine.run(&mut model(&config), &mut objective).unwrap_err().to_string();
+    assert!(error.contains("are not stored as f32"), "{error}");
 }
 
 const CHILD_DIRECTORY: &str = "QLORA_TEST_RUN_DIRECTORY";

@@ -49,7 +49,9 @@ pub(crate) fn model(config: &RunConfig) -> Model {
 
 pub(crate) fn objective(config: &RunConfig, train: Dataset) -> SupervisedFineTuning {
     let seed = config.data.shuffle.then_some(config.data.seed);
-    SupervisedFineTuning::new(train, config.train.batch_size, config.train.accumulate, seed).unwrap()
+    SupervisedFineTuning::new(train, config.train.batch_size, config.train.accumulate, seed)
+        .unwrap()
+        .with_checkpointing(config.train.checkpointing)
 }
 
 /// An engine without files.
