@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! cargo run --release --example quickstart
+//! cargo run --release --example quickstart --features cuda -- --backend cuda     # or wgpu: vulkan, metal, webgpu
 //! ```
 
 use std::collections::HashSet;
@@ -15,8 +16,8 @@ use std::time::Instant;
 use qlora_core::Result;
 use qlora_core::data::Row;
 use qlora_core::hub::ProgressBars;
+use qlora_core::kernels::device::{DeviceInfo, OnDevice, on_device};
 use qlora_core::prelude::*;
-use qlora_core::train::AdamWOptions;
 use qlora_core::train::schedule::{Schedule, ScheduleKind};
 
 const SEED: u64 = 42;
@@ -64,7 +65,11 @@ fn conversation(problem: &Problem) -> Vec<Message> {
 }
 
 /// What the model answers, greedily.
-fn answers(model: &Decoder<Cpu>, tokenizer: &Tokenizer, problems: &[Problem]) -> Result<Vec<String>> {
+fn answers<B: KernelBackend>(
+    model: &Decoder<B>,
+    tokenizer: &Tokenizer,
+    problems: &[Problem],
+) -> Result<Vec<String>> {
     let template = tokenizer.chat_template()?;
     let mut answers = Vec::new();
     for problems in problems.chunks(25) {
@@ -89,8 +94,33 @@ fn exact_match(answers: &[String], problems: &[Problem]) -> usize {
     answers.iter().zip(problems).filter(|(answer, problem)| **answer == problem.answer).count()
 }
 
+struct Quickstart {
+    start: Instant,
+}
+
+impl OnDevice for Quickstart {
+    type Output = Result<()>;
+
+    fn run<B: KernelBackend>(self, device: &B::Device, info: &DeviceInfo) -> Result<()> {
+        run::<B>(self.start, device, info)
+    }
+}
+
 fn main() -> Result<()> {
     let start = Instant::now();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let backend = match arguments.as_slice() {
+        [] => "cpu",
+        [flag, backend] if flag == "--backend" => backend,
+        _ => {
+            eprintln!("usage: quickstart [--backend cpu|cuda|vulkan|metal|webgpu]");
+            std::process::exit(2);
+        }
+    };
+    on_device(backend, None, Quickstart { start })?
+}
+
+fn run<B: KernelBackend>(start: Instant, device: &B::Device, info: &DeviceInfo) -> Result<()> {
     let store = ModelStore::from_env()?;
     let fetched = store.fetch("smollm2-135m", &mut ProgressBars::new())?;
     println!("model     {}", fetched.path.path().display());
@@ -98,12 +128,13 @@ fn main() -> Result<()> {
     let tokenizer = Arc::new(checkpoint.tokenizer()?);
 
     let quantization = Quantization::Nf4(Nf4Options { double_quant: true, ..Nf4Options::default() });
-    let options = LoadOptions { quantization, compute: Compute::fastest_on_cpu() };
-    let mut model = load::<Autodiff<Cpu>>(&checkpoint, options, &CpuDevice, &mut |_, _| {})?;
+    let (compute, _) = Compute::fastest_on::<B>(device);
+    let options = LoadOptions { quantization, compute };
+    let mut model = load::<Autodiff<B>>(&checkpoint, options, device, &mut |_, _| {})?;
     let lora = LoraConfig { rank: 16, alpha: 32.0, ..LoraConfig::default() };
     let layers = model.attach(&lora, SEED)?;
     println!(
-        "weights   NF4 in {:.0} MB, products in {}; {} trained parameters in {layers} adapters",
+        "weights   NF4 in {:.0} MB on {info}, products in {}; {} trained parameters in {layers} adapters",
         model.weight_bytes() as f64 / 1e6,
         options.compute,
         model.trained_parameter_count(),
@@ -126,14 +157,11 @@ fn main() -> Result<()> {
     let data = Dataset::from_samples(samples)?;
     let mut objective = SupervisedFineTuning::new(data, BATCH_SIZE, 1, Some(SEED))?;
     let options = EngineOptions {
-        steps: STEPS,
         schedule: Schedule::new(ScheduleKind::Linear, LEARNING_RATE, 5.0, STEPS),
-        optimizer: AdamWOptions::default(),
-        clip: 1.0,
-        checkpoint_every: 0,
-        eval_every: 0,
         seed: SEED,
-    };
+        ..EngineOptions::linear(STEPS, LEARNING_RATE)
+    }
+    .for_compute::<B>(compute);
     Engine::new(options).with_observer(ProgressDisplay::new()).run(&mut model, &mut objective)?;
 
     let after = answers(&model.valid(), &tokenizer, &held_out)?;

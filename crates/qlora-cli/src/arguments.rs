@@ -6,7 +6,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 /// Fine-tune large language models with LoRA and QLoRA.
 #[derive(Debug, Parser)]
-#[command(name = "qlora", version, max_term_width = 110)]
+#[command(name = "qlora", version = crate::backend::version(), max_term_width = 110)]
 #[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or a configuration with mistakes.\n\
     Models are kept in $QLORA_HOME/models, or ~/.cache/qlora/models. Nothing but `fetch` uses a network.")]
 pub(crate) struct Arguments {
@@ -20,11 +20,14 @@ pub(crate) struct Arguments {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct GlobalOptions {
-    /// Where to compute
-    #[arg(long, global = true, value_enum, default_value_t = BackendKind::Cpu, value_name = "BACKEND")]
-    pub(crate) backend: BackendKind,
-    /// Type of matrix products; auto: bf16 where the device is fast at it, else f32. `train` takes it from the
-    /// configuration unless it is given here
+    /// Where to compute [default: cpu]. `train` takes it from the configuration unless it is given here
+    #[arg(long, global = true, value_enum, value_name = "BACKEND")]
+    pub(crate) backend: Option<BackendKind>,
+    /// Which of several GPUs, from 0 [default: the backend's own choice]
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) device: Option<usize>,
+    /// Type of matrix products; auto: the best of the device. `train` takes it from the configuration unless it is
+    /// given here
     #[arg(long, global = true, value_enum, value_name = "TYPE")]
     pub(crate) dtype: Option<ComputeKind>,
     /// Seed of sampling and training; `train` takes it from the configuration unless it is given here
@@ -183,9 +186,10 @@ pub(crate) struct InspectArguments {
 }
 
 /// Where to compute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BackendKind {
     /// The processor
+    #[default]
     Cpu,
     /// NVIDIA GPUs
     Cuda,
@@ -195,6 +199,19 @@ pub(crate) enum BackendKind {
     Webgpu,
     /// Apple GPUs
     Metal,
+}
+
+impl BackendKind {
+    /// Its name on the command line and in a configuration.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::Vulkan => "vulkan",
+            Self::Webgpu => "webgpu",
+            Self::Metal => "metal",
+        }
+    }
 }
 
 /// The type of matrix products.

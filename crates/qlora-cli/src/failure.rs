@@ -4,6 +4,9 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io;
 use std::process::ExitCode;
+use std::sync::OnceLock;
+
+use qlora_core::kernels::device::explain_panic;
 
 use crate::arguments::BackendKind;
 
@@ -68,19 +71,29 @@ pub(crate) fn with_causes(error: &dyn Error) -> String {
     text
 }
 
+/// What computes, once it is known.
+static BACKEND: OnceLock<BackendKind> = OnceLock::new();
+
+/// From now on a panic may be one of this backend's.
+pub(crate) fn computing_on(backend: BackendKind) {
+    BACKEND.get_or_init(|| backend);
+}
+
 /// Makes a panic, on whatever thread, a message that says what to do instead of a backtrace.
 ///
-/// GPU runtimes panic where there is no driver or no device: that is not a bug.
-pub(crate) fn report_panics(backend: BackendKind) {
-    std::panic::set_hook(Box::new(move |panic| {
+/// On a GPU it ends the program: the runtimes panic on a thread of their own, where memory runs out above all.
+pub(crate) fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("no message");
         let place = panic.location().map_or_else(|| "unknown place".to_owned(), ToString::to_string);
-        if backend != BackendKind::Cpu {
-            eprintln!(
-                "error: the {backend:?} backend failed: {message} ({place})\n  \
-                 is there such a device, and is its driver installed? --backend cpu works without"
-            );
-            return;
+        if let Some(backend) = BACKEND.get().filter(|backend| **backend != BackendKind::Cpu) {
+            match explain_panic(message) {
+                Some(explained) => eprintln!("error: {explained}"),
+                None => eprintln!("error: the {} backend failed: {message} ({place})", backend.name()),
+            }
+            // The thread of the device may be the one that failed: its results would be zeros, and training would
+            // go on with them.
+            std::process::exit(i32::from(Failure::EXIT_FAILED));
         }
         eprintln!(
             "error: a bug in qlora {}: {message} ({place})\n  please report it with the command that you ran",

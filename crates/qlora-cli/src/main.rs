@@ -17,7 +17,7 @@ use crate::failure::{Failure, report_panics};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    report_panics(arguments.global.backend);
+    report_panics();
     // A panic is a bug: the hook has said so, and there is nothing to add.
     match std::panic::catch_unwind(|| commands::run(arguments)) {
         Ok(Ok(())) => ExitCode::SUCCESS,

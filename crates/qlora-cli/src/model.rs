@@ -9,7 +9,8 @@ use qlora_core::kernels::{Compute, KernelBackend};
 use qlora_core::models::{Checkpoint, Decoder, LoadOptions, Quantization, load};
 use qlora_core::quant::Nf4Options;
 
-use crate::arguments::{BackendKind, ComputeKind, GlobalOptions, ModelArguments, QuantKind};
+use crate::arguments::{ComputeKind, GlobalOptions, ModelArguments, QuantKind};
+use crate::backend::device_name;
 use crate::failure::Failure;
 
 /// A model with its checkpoint, which has the tokenizer.
@@ -34,7 +35,7 @@ pub(crate) fn load_model<B: KernelBackend>(
             ..Nf4Options::default()
         }),
     };
-    let compute = compute(global.backend, global.dtype.unwrap_or(ComputeKind::Auto));
+    let compute = compute::<B>(global, global.dtype.unwrap_or(ComputeKind::Auto), device);
     let mut decoder = load_with_bar(&checkpoint, LoadOptions { quantization, compute }, device)?;
     if let Some(adapter) = adapter {
         decoder.attach_set(&adapter.adapter_set(), 0.0)?;
@@ -69,15 +70,26 @@ pub(crate) fn load_with_bar<B: KernelBackend>(
     Ok(decoder?)
 }
 
-/// The type of products; `auto` is bf16 where the device is fast at it.
-pub(crate) fn compute(backend: BackendKind, kind: ComputeKind) -> Compute {
-    match (kind, backend) {
-        (ComputeKind::Bf16, _) => Compute::Bf16,
-        (ComputeKind::F16, _) => Compute::F16,
-        (ComputeKind::F32, _) => Compute::F32,
-        (ComputeKind::Auto, BackendKind::Cpu) => Compute::fastest_on_cpu(),
-        (ComputeKind::Auto, BackendKind::Cuda) => Compute::Bf16,
-        // WebGPU knows no bf16, and f16 needs a scaled loss.
-        (ComputeKind::Auto, _) => Compute::F32,
+/// The type of products. Says on stderr where is computed, and what `auto` came to.
+pub(crate) fn compute<B: KernelBackend>(
+    global: &GlobalOptions,
+    kind: ComputeKind,
+    device: &B::Device,
+) -> Compute {
+    let (compute, why) = match kind {
+        ComputeKind::Bf16 => (Compute::Bf16, None),
+        ComputeKind::F16 => (Compute::F16, None),
+        ComputeKind::F32 => (Compute::F32, None),
+        ComputeKind::Auto => {
+            let (compute, why) = Compute::fastest_on::<B>(device);
+            (compute, Some(why))
+        }
+    };
+    if !global.json {
+        let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+        let backend = global.backend.unwrap_or_default().name();
+        let name = device_name().map(|name| format!(" ({name})")).unwrap_or_default();
+        eprintln!("computing on {backend}{name}, products in {compute}{why}");
     }
+    compute
 }

@@ -10,7 +10,8 @@ pub use qlora_kernels::{Compute, KernelBackend, TrainBackend};
 pub use qlora_kernels::{Flex as Cpu, FlexDevice as CpuDevice};
 pub use qlora_lora::{LoraConfig, Pass, Targets};
 pub use qlora_models::{
-    Checkpoint, Decoder, GenerateOptions, LoadOptions, Quantization, Sampling, TokenBatch, load,
+    Checkpoint, Checkpointing, Decoder, GenerateOptions, LoadOptions, Quantization, Sampling, TokenBatch,
+    load,
 };
 pub use qlora_quant::Nf4Options;
 pub use qlora_text::{ChatTemplate, Message, RenderInput, TokenStream, Tokenizer};

@@ -1,115 +1,21 @@
 //! Ten training steps on the real model: losses, gradient norms and gradients of transformers + PEFT.
 #![cfg(feature = "flex")]
 
-use std::cell::RefCell;
-use std::path::Path;
-use std::rc::Rc;
+mod sft;
 
 use qlora_core::files::safetensors::SafetensorsFile;
-use qlora_core::models::{AdapterSet, ModelError};
+use qlora_core::models::Checkpointing;
 use qlora_core::prelude::*;
-use qlora_core::train::metrics::StepMetrics;
-use qlora_core::train::schedule::{Schedule, ScheduleKind};
-use qlora_core::train::{AdamWOptions, Observer};
 use serde_json::Value;
 
-struct Golden {
-    numbers: Value,
-    initial: AdapterSet,
-    gguf: std::path::PathBuf,
-}
+use sft::{Golden, check_curve, data, golden};
 
-fn golden() -> Option<Golden> {
-    let path = qlora_testing::golden("sft/sft_golden.json")?;
-    let numbers = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    let initial = adapter_set(&qlora_testing::golden("sft/lora_init.safetensors")?);
-    Some(Golden { numbers, initial, gguf: qlora_testing::model()? })
-}
-
-/// A PEFT state of rank 4 and alpha 8, without its configuration.
-fn adapter_set(path: &Path) -> AdapterSet {
-    let file = SafetensorsFile::open(path).unwrap();
-    let mut set = AdapterSet::default();
-    for a in file.tensors().filter(|tensor| tensor.name().ends_with(".lora_A.weight")) {
-        let path =
-            a.name().strip_prefix("base_model.model.").unwrap().strip_suffix(".lora_A.weight").unwrap();
-        let b = file.tensor(&a.name().replace("lora_A", "lora_B")).unwrap();
-        let factors = qlora_core::lora::AdapterFactors {
-            a: a.to_f32().unwrap(),
-            b: b.to_f32().unwrap(),
-            rank: a.shape()[0],
-            inputs: a.shape()[1],
-            outputs: b.shape()[0],
-        };
-        set.layers.insert(path.to_owned(), (factors, 2.0));
-    }
-    assert_eq!(set.layers.len(), 210);
-    set
-}
-
-fn model(golden: &Golden, quantization: Quantization) -> Result<Decoder<Autodiff<Cpu>>, ModelError> {
-    let checkpoint = Checkpoint::open(&golden.gguf)?;
-    let options = LoadOptions { quantization, compute: Compute::F32 };
-    let mut model = load(&checkpoint, options, &CpuDevice, &mut |_, _| {})?;
-    model.attach_set(&golden.initial, 0.0)?;
-    Ok(model)
-}
-
-fn data(golden: &Golden) -> Dataset {
-    let rows = golden.numbers["input_ids"].as_array().unwrap().iter();
-    let labels = golden.numbers["labels"].as_array().unwrap();
-    let lines: Vec<String> = rows
-        .zip(labels)
-        .map(|(ids, labels)| serde_json::json!({"input_ids": ids, "labels": labels}).to_string())
-        .collect();
-    let encoder = Encoder::token_ids_only();
-    Dataset::from_reader(lines.join("\n").as_bytes(), "golden.jsonl", &encoder, &DatasetOptions::default())
-        .unwrap()
-}
-
-#[derive(Clone, Default)]
-struct Steps(Rc<RefCell<Vec<StepMetrics>>>);
-
-impl Observer for Steps {
-    fn stepped(&mut self, metrics: &StepMetrics) {
-        self.0.borrow_mut().push(*metrics);
-    }
-}
-
-fn check_curve(name: &str, quantization: Quantization, tolerance: f64) {
+fn check(name: &str, quantization: Quantization, tolerance: f64) {
     let Some(golden) = golden() else { return };
-    let mut model = model(&golden, quantization).unwrap();
+    let mut model = sft::model::<Autodiff<Cpu>>(&golden, quantization, Compute::F32, &CpuDevice);
     check_first_gradients(&golden, &model, name);
-    let mut objective = SupervisedFineTuning::new(data(&golden), 4, 1, None).unwrap();
-    let steps = Steps::default();
-    let options = EngineOptions {
-        steps: 10,
-        schedule: Schedule::new(ScheduleKind::Constant, 1e-3, 0.0, 10),
-        optimizer: AdamWOptions { weight_decay: 0.01, ..AdamWOptions::default() },
-        clip: 1.0,
-        checkpoint_every: 0,
-        eval_every: 0,
-        seed: 0,
-    };
-    Engine::new(options).with_observer(steps.clone()).run(&mut model, &mut objective).unwrap();
-    let steps = steps.0.borrow();
-    let expected = golden.numbers[name].as_array().unwrap();
-    assert_eq!(steps.len(), expected.len());
-    for (got, expected) in steps.iter().zip(expected) {
-        let relative = |got: f64, key: &str| {
-            let expected = expected[key].as_f64().unwrap();
-            (got - expected).abs() / expected
-        };
-        let (loss, norm) = (relative(got.loss, "loss"), relative(got.grad_norm, "grad_norm"));
-        println!("{name} step {}: loss {} off by {loss:.1e}, norm by {norm:.1e}", got.step, got.loss);
-        assert!(loss < tolerance, "{name}, step {}: loss {} is off by {loss:.1e}", got.step, got.loss);
-        assert!(
-            norm < 1e-2,
-            "{name}, step {}: gradient norm {} is off by {norm:.1e}",
-            got.step,
-            got.grad_norm
-        );
-    }
+    let steps = sft::train(&golden, &mut model, Checkpointing::None);
+    check_curve(&golden, name, &steps, tolerance, 1e-2);
 }
 
 /// The gradients before the first step. They are not clipped: their norm is below 1.
@@ -141,13 +47,13 @@ fn check_first_gradients(golden: &Golden, model: &Decoder<Autodiff<Cpu>>, name: 
 
 #[test]
 fn lora_f32() {
-    check_curve("lora_f32", Quantization::None, 1e-4);
+    check("lora_f32", Quantization::None, 1e-4);
 }
 
 #[test]
 fn qlora_nf4() {
     let options = Nf4Options { double_quant: false, ..Nf4Options::default() };
-    check_curve("qlora_nf4", Quantization::Nf4(options), 1e-3);
+    check("qlora_nf4", Quantization::Nf4(options), 1e-3);
 }
 
 /// A PEFT adapter gives the logits that it gives in PEFT, merged or not, and none of them when taken off.

@@ -9,17 +9,18 @@ use std::path::{Path, PathBuf};
 use qlora_core::burn::backend::Autodiff;
 use qlora_core::export::{PeftAdapter, SaveAdapter as _};
 use qlora_core::hub::KNOWN_MODELS;
-use qlora_core::kernels::KernelBackend;
+use qlora_core::kernels::{Compute, KernelBackend};
 use qlora_core::models::{Decoder, LoadOptions, LoraConfig, Quantization};
 use qlora_core::quant::Nf4Options;
 use qlora_core::train::config::{
-    AdapterConfig, ComputeKind as ConfigCompute, ConfigError, QuantKind, RunConfig,
+    AdapterConfig, BackendKind as ConfigBackend, ComputeKind as ConfigCompute, ConfigError, QuantKind,
+    RunConfig,
 };
 use qlora_core::train::{Engine, EngineOptions, Interrupt, ProgressDisplay, RunDirectory};
 use serde_json::json;
 
 use self::json_lines::JsonLines;
-use crate::arguments::{ComputeKind, GlobalOptions, TrainArguments};
+use crate::arguments::{BackendKind, ComputeKind, GlobalOptions, TrainArguments};
 use crate::backend::{OnBackend, on_backend};
 use crate::failure::Failure;
 use crate::model::{compute, load_with_bar, open_checkpoint};
@@ -35,6 +36,12 @@ pub(crate) fn run(global: &GlobalOptions, arguments: &TrainArguments) -> Result<
     if let Some(seed) = global.seed {
         overrides.push(format!("train.seed={seed}"));
     }
+    if let Some(backend) = global.backend {
+        overrides.push(format!("device.backend={}", backend.name()));
+    }
+    if let Some(index) = global.device {
+        overrides.push(format!("device.index={index}"));
+    }
     if let Some(dtype) = global.dtype {
         let name = match dtype {
             ComputeKind::Auto => "auto",
@@ -48,6 +55,14 @@ pub(crate) fn run(global: &GlobalOptions, arguments: &TrainArguments) -> Result<
         ConfigError::Unreadable { .. } => Failure::from(error),
         mistakes => Failure::Usage(Box::new(mistakes)),
     })?;
+    let backend = match config.device.backend {
+        ConfigBackend::Cpu => BackendKind::Cpu,
+        ConfigBackend::Cuda => BackendKind::Cuda,
+        ConfigBackend::Vulkan => BackendKind::Vulkan,
+        ConfigBackend::Webgpu => BackendKind::Webgpu,
+        ConfigBackend::Metal => BackendKind::Metal,
+    };
+    let global = &GlobalOptions { backend: Some(backend), device: config.device.index, ..global.clone() };
     on_backend(global, Train { global, config, resume: arguments.resume })
 }
 
@@ -64,11 +79,13 @@ impl OnBackend for Train<'_> {
         let checkpoint = open_checkpoint(&config.model.path)?;
         let mut objective = data::objective(&config, &checkpoint, global.json)?;
 
-        let options = LoadOptions { quantization: quantization(&config), compute: products(global, &config) };
+        let compute = products::<B>(global, &config, device);
+        let options = LoadOptions { quantization: quantization(&config), compute };
         let mut model = load_with_bar::<Autodiff<B>>(&checkpoint, options, device)?;
         let lora = attach(&mut model, &config, initial.as_ref())?;
 
-        let options = EngineOptions::new(&config.train, objective.steps_per_epoch());
+        let options =
+            EngineOptions::new(&config.train, objective.steps_per_epoch()).for_compute::<B>(compute);
         let adapter_path = config.output.dir.join("adapter");
         let mut engine =
             Engine::new(options).with_directory(directory.clone()).with_interrupt(Interrupt::on_ctrl_c()?);
@@ -97,13 +114,14 @@ fn quantization(config: &RunConfig) -> Quantization {
     }
 }
 
-fn products(global: &GlobalOptions, config: &RunConfig) -> qlora_core::kernels::Compute {
+fn products<B: KernelBackend>(global: &GlobalOptions, config: &RunConfig, device: &B::Device) -> Compute {
     let kind = match config.model.dtype {
         ConfigCompute::Auto => ComputeKind::Auto,
         ConfigCompute::Bf16 => ComputeKind::Bf16,
+        ConfigCompute::F16 => ComputeKind::F16,
         ConfigCompute::F32 => ComputeKind::F32,
     };
-    compute(global.backend, kind)
+    compute::<B>(global, kind, device)
 }
 
 /// Attaches the adapter to be trained, and returns its configuration.

@@ -11,3 +11,5 @@ mod tiny_gguf;
 mod tiny_model;
 mod training;
 mod usage;
+#[cfg(feature = "wgpu")]
+mod vulkan;

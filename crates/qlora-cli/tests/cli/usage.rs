@@ -33,7 +33,32 @@ fn wrong_usage_is_exit_code_2() {
 fn an_absent_backend_says_how_to_get_it() {
     let home = tempfile::tempdir().unwrap();
     let arguments = ["generate", "--model", "m", "--prompt", "x", "--backend", "cuda"];
-    qlora(home.path(), arguments).failed(2, &["no cuda backend", "--features cuda"]);
+    qlora(home.path(), arguments).failed(2, &["no cuda backend", "it has cpu", "--features cuda"]);
+    // Named in a configuration; the command line comes first.
+    crate::tiny_model::write(home.path());
+    crate::training::write_config(home.path(), "[device]\nbackend = 'cuda'\n");
+    crate::training::write_rows(home.path(), 4);
+    qlora(home.path(), ["train", "run.toml"]).failed(2, &["no cuda backend"]);
+    let ran = qlora(home.path(), ["train", "run.toml", "--backend", "cpu", "--dtype", "f32"]).succeeded();
+    assert!(ran.stderr.contains("computing on cpu, products in f32\n"), "{}", ran.stderr);
+    assert!(
+        std::fs::read_to_string(home.path().join("out/config.toml")).unwrap().contains("backend = \"cpu\"")
+    );
+}
+
+#[test]
+fn what_was_built_and_chosen_is_said() {
+    let home = tempfile::tempdir().unwrap();
+    let version = qlora(home.path(), ["--version"]).succeeded().stdout;
+    assert!(version.contains("(backends: cpu"), "{version}");
+    crate::tiny_model::write(home.path());
+    crate::training::write_config(home.path(), "");
+    crate::training::write_rows(home.path(), 4);
+    let ran = qlora(home.path(), ["train", "run.toml"]).succeeded();
+    assert!(
+        ran.stderr.contains("computing on cpu, products in ") && ran.stderr.contains(" (this processor ")
+    );
+    qlora(home.path(), ["train", "run.toml", "--device", "1"]).failed(2, &["--device 1"]);
 }
 
 #[test]

@@ -38,7 +38,8 @@ pub(super) fn objective(
     let eval = config.data.eval.as_deref().map(|path| read("evaluation", path)).transpose()?;
     let shuffle = config.data.shuffle.then_some(config.data.seed);
     let mut objective =
-        SupervisedFineTuning::new(train, config.train.batch_size, config.train.accumulate, shuffle)?;
+        SupervisedFineTuning::new(train, config.train.batch_size, config.train.accumulate, shuffle)?
+            .with_checkpointing(config.train.checkpointing);
     if let Some(eval) = eval {
         objective = objective.with_evaluation(eval);
     }
