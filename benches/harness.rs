@@ -6,6 +6,8 @@
 //! it up; `QLORA_PEER_PYTHON` names the interpreter (default `target/peers/bin/python`). Without it only
 //! ours is timed.
 
+pub mod devices;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;

@@ -37,6 +37,7 @@ fn run(name: &str) -> Measurement {
         checkpoint_every: 0,
         eval_every: 0,
         seed: 0,
+        loss_scaling: None,
     };
     // An engine of one step: its moments start anew each time, which costs what keeping them does.
     measure(Runs { warmup: 2, counted: 7 }, || {
