@@ -39,6 +39,7 @@ pub fn calls(tier: Tier) -> usize {
     CALLS[tier as usize].load(Ordering::Relaxed)
 }
 
+#[cfg(any(feature = "flex", feature = "cube"))]
 fn count(tier: Tier) {
     CALLS[tier as usize].fetch_add(1, Ordering::Relaxed);
 }
