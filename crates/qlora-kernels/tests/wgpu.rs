@@ -1,7 +1,7 @@
 //! The conformance suite through Vulkan (or Metal), on whatever adapter there is, and proof that the kernels ran.
 #![cfg(all(feature = "wgpu", feature = "flex"))]
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 use qlora_kernels::device::{GraphicsApi, wgpu};
 use qlora_kernels::tier::{Tier, calls, forced};
 use qlora_kernels::{Compute, KernelBackend, Wgpu, WgpuDevice};
@@ -17,16 +17,8 @@ fn device() -> WgpuDevice {
 /// Types that this adapter computes in: bf16 is not among those of WGSL.
 fn computes() -> Vec<Compute> {
     let all = [Compute::F32, Compute::F16, Compute::Bf16];
-    all.into_iter().filter(|compute| Wgpu::supports(&device(), compute.dtype())).collect()
+    all.into_iter().filter(|compute| Wgpu::computes_in(&device(), *compute)).collect()
 }
-
-trait Supports: burn::tensor::backend::Backend {
-    fn supports(device: &Self::Device, dtype: DType) -> bool {
-        Self::supports_dtype(device, dtype)
-    }
-}
-
-impl Supports for Wgpu {}
 
 mod conformance {
     use super::{Wgpu, computes, device};

@@ -14,7 +14,7 @@ fn prepare(home: &Path) {
 }
 
 fn train(home: &Path, arguments: &[&str]) -> String {
-    let all = [&["train", "run.toml"], arguments].concat();
+    let all = [&["train", "run.toml"][..], arguments].concat();
     qlora(home, all).succeeded().stderr
 }
 
