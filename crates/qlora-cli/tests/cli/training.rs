@@ -27,7 +27,8 @@ pub(crate) fn write_rows(home: &Path, count: usize) {
     fs::write(home.join("train.jsonl"), rows).unwrap();
 }
 
-fn prepare(home: &Path) {
+/// A tiny model, rows of token ids, and a run with dropout, in `run.toml`.
+pub(crate) fn prepare(home: &Path) {
     tiny_model::write(home);
     write_config(home, "[lora]\nrank = 2\ndropout = 0.1\n");
     write_rows(home, 10);

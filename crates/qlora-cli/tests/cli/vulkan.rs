@@ -4,14 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::program::qlora;
-use crate::tiny_model;
-use crate::training::{write_config, write_rows};
-
-fn prepare(home: &Path) {
-    tiny_model::write(home);
-    write_config(home, "[lora]\nrank = 2\ndropout = 0.1\n");
-    write_rows(home, 10);
-}
+use crate::training::prepare;
 
 fn train(home: &Path, arguments: &[&str]) -> String {
     let all = [&["train", "run.toml"][..], arguments].concat();
