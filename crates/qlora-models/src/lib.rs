@@ -9,7 +9,8 @@
 //! | loading, and quantizing on arrival | [`LoadOptions`], [`load`] |
 //! | random weights of a size | [`Decoder::random`] |
 //! | adapters of the whole model | [`AdapterSet`], [`Decoder::attach`] |
-//! | decoding with a cache | [`generate`](Decoder::generate), [`Sampling`] |
+//! | completions of prompts | [`generate`](Decoder::generate), [`Sampling`] |
+//! | requests that come and go, a cache that they share | [`Generator`], [`Request`], [`KvCache`] |
 
 mod adapters;
 mod cache;
@@ -19,6 +20,7 @@ mod decoder;
 mod error;
 mod family;
 mod generate;
+mod generator;
 mod layer;
 mod layer_tape;
 mod loading;
@@ -35,6 +37,7 @@ pub use decoder::{Decoder, TokenBatch};
 pub use error::ModelError;
 pub use family::Family;
 pub use generate::{Completion, FinishReason, GenerateOptions, SampledToken};
+pub use generator::{Flow, Generator, GeneratorOptions, Request};
 pub use layer::DecoderLayer;
 pub use layer_tape::{Checkpointing, LayerTape};
 pub use loading::{LoadOptions, LoadProgress, Quantization, load};

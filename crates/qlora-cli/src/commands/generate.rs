@@ -43,6 +43,7 @@ impl OnBackend for Generate<'_> {
             stop_tokens: tokenizer.eos().to_vec(),
             seed: global.seed.unwrap_or(0),
             pass: Pass::default(),
+            ..GenerateOptions::default()
         };
         let mut speaker = Speaker { decoder, tokenizer, options, json: global.json };
         match &arguments.prompt {
@@ -181,5 +182,6 @@ fn sampling(arguments: &SamplingArguments) -> Sampling {
         top_p: arguments.top_p,
         min_p: arguments.min_p,
         repetition_penalty: arguments.repetition_penalty,
+        ..Sampling::default()
     }
 }

@@ -102,10 +102,8 @@ where
         && few
     {
         let bias = bias.map(|bias| scaled_cast(bias, 1.0, DType::F32));
-        let update = xa
-            .clone()
-            .zip(lora)
-            .map(|(xa, lora)| (xa, scaled_cast(lora.b.clone(), 1.0, DType::F32), lora.scale));
+        let update =
+            xa.clone().zip(lora).map(|(xa, lora)| (xa, scaled_cast(lora.b.clone(), 1.0, dtype), lora.scale));
         return LinearOutput { y: nf4::product(&x, parts, bias, update), xa };
     }
     let y = matmul(x, transposed(dense(w, dtype)), dtype);

@@ -211,7 +211,7 @@ fn product_kernel<T: Float>(
     table: &Array<f32>,
     bias: &Array<f32>,
     xa: &Array<T>,
-    b: &Array<f32>,
+    b: &Array<T>,
     y: &mut Array<T>,
     inputs: usize,
     outputs: usize,
@@ -285,7 +285,8 @@ fn product_kernel<T: Float>(
             if adapted {
                 let mut update = 0.0f32;
                 for r in 0..rank {
-                    update += f32::cast_from(xa[comptime!(token) * rank + r]) * b[feature * rank + r];
+                    update += f32::cast_from(xa[comptime!(token) * rank + r])
+                        * f32::cast_from(b[feature * rank + r]);
                 }
                 sum += lora_scale * update;
             }
@@ -304,7 +305,7 @@ where
     tokens <= MOST_TOKENS && w.shape[1].is_multiple_of(WORD)
 }
 
-/// The low-rank operands of [`product`]: `x Aᵀ`, B (f32) and the factor.
+/// The low-rank operands of [`product`]: `x Aᵀ`, B in the type of x, and the factor.
 pub(crate) type Update<R> = (CubeTensor<R>, CubeTensor<R>, f32);
 
 /// `x Wᵀ + b + s·(x Aᵀ) Bᵀ` of at most [`MOST_TOKENS`] tokens.
@@ -326,7 +327,7 @@ where
     let y = empty(x, [tokens, outputs], x.dtype);
     let (biased, adapted) = (bias.is_some(), update.is_some());
     let bias = rows(bias.unwrap_or_else(|| scales.plain.clone()));
-    let (xa, b, factor) = update.unwrap_or_else(|| (x.clone(), scales.plain.clone(), 0.0));
+    let (xa, b, factor) = update.unwrap_or_else(|| (x.clone(), x.clone(), 0.0));
     let rank = if adapted { xa.shape()[1] } else { 0 };
     // SAFETY: units beyond the features do nothing; sizes were checked by the caller.
     unsafe {
