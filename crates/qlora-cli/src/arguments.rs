@@ -101,7 +101,7 @@ pub(crate) struct GenerateArguments {
     /// Answer this text, as one user turn in the model's chat template
     #[arg(long, value_name = "TEXT", required_unless_present = "chat", conflicts_with = "chat")]
     pub(crate) prompt: Option<String>,
-    /// Talk: each line of stdin is a turn; /reset forgets, /quit or end of input leaves
+    /// Talk: each line of stdin is a turn; /help tells what else there is
     #[arg(long)]
     pub(crate) chat: bool,
     /// A system message before the first turn
@@ -121,7 +121,7 @@ pub(crate) struct SamplingArguments {
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = parse_positive)]
     pub(crate) max_tokens: usize,
     /// Take the most likely token each time
-    #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p"])]
+    #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p", "typical_p"])]
     pub(crate) greedy: bool,
     /// Divide logits by this; 0 is greedy
     #[arg(long, value_name = "T", default_value_t = 0.7)]
@@ -135,6 +135,12 @@ pub(crate) struct SamplingArguments {
     /// Drop tokens less likely than P times the most likely one
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     pub(crate) min_p: f64,
+    /// Sample among the tokens of typical surprise that together reach probability P
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub(crate) typical_p: f64,
+    /// End the answer before this text; may be given more than once
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
     /// Make tokens that were seen less likely; 1 for off
     #[arg(long, value_name = "R", default_value_t = 1.0)]
     pub(crate) repetition_penalty: f64,

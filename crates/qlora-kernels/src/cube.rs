@@ -17,6 +17,7 @@ mod quantize;
 pub(crate) mod reduce;
 pub(crate) mod rows;
 mod sample;
+mod tables;
 pub(crate) mod tensors;
 
 use burn::tensor::DType;

@@ -6,7 +6,8 @@ use cubecl::prelude::*;
 
 use super::Cube;
 use super::elementwise::flat;
-use super::tensors::{array, dims, empty, rows, upload_floats, vector_width};
+use super::tables::Table;
+use super::tensors::{array, dims, empty, rows, vector_width};
 use crate::nf4::{AbsmaxParts, Nf4Parts};
 
 /// Weights in a word of codes.
@@ -54,14 +55,6 @@ where
             }
         }
     }
-}
-
-/// The lookup tables: values of the 16 codes, and the signed dynamic map.
-fn table(codebook: &[f32; 16]) -> Vec<f32> {
-    let mut table = codebook.to_vec();
-    table.extend_from_slice(qlora_quant::dynamic_map::signed().values());
-    debug_assert_eq!(table.len(), TABLE);
-    table
 }
 
 /// Fills shared memory with the lookup tables. Looking up there costs no memory traffic, and no constant arrays,
@@ -180,7 +173,7 @@ where
             array(&scales.plain, 1),
             array(&scales.codes, 1),
             array(&scales.nested, 1),
-            upload_floats(&client, &table(&w.codebook)),
+            Table::Nf4(w.codebook).argument(&codes),
             array(&out, vector),
             count,
             w.block_size,
@@ -340,7 +333,7 @@ where
             array(&scales.plain, 1),
             array(&scales.codes, 1),
             array(&scales.nested, 1),
-            upload_floats(&x.client, &table(&w.codebook)),
+            Table::Nf4(w.codebook).argument(x),
             array(&bias, 1),
             array(&rows(xa), 1),
             array(&rows(b), 1),

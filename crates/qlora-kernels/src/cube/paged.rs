@@ -1,6 +1,6 @@
 //! Decoding from a cache in pages: rows appended, and attention of one query a sequence.
 
-use burn::tensor::{DType, TensorMetadata};
+use burn::tensor::DType;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
 

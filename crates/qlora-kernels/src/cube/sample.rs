@@ -80,7 +80,7 @@ fn lane_mass<T: Float>(
 #[cube(launch_unchecked)]
 fn sample_kernel<T: Float>(
     logits: &Array<T>,
-    settings: &Array<f32>,
+    drawing: &Array<f32>,
     found: &mut Array<f32>,
     vocabulary: usize,
     #[define(T)] _dtype: StorageType,
@@ -92,11 +92,11 @@ fn sample_kernel<T: Float>(
     let unit = UNIT_POS as usize;
     let start = row * vocabulary;
     let end = start + vocabulary;
-    let inverse = settings[row * comptime!(SETTINGS)];
-    let top_k = settings[row * comptime!(SETTINGS) + 1];
-    let top_p = settings[row * comptime!(SETTINGS) + 2];
-    let log_min_p = settings[row * comptime!(SETTINGS) + 3];
-    let uniform = settings[row * comptime!(SETTINGS) + 4];
+    let inverse = drawing[row * comptime!(SETTINGS)];
+    let top_k = drawing[row * comptime!(SETTINGS) + 1];
+    let top_p = drawing[row * comptime!(SETTINGS) + 2];
+    let log_min_p = drawing[row * comptime!(SETTINGS) + 3];
+    let uniform = drawing[row * comptime!(SETTINGS) + 4];
 
     let mut most = f32::new(-1e30);
     let mut least = f32::new(1e30);
