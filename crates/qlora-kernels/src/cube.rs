@@ -10,6 +10,7 @@ pub(crate) mod linear;
 pub(crate) mod loss;
 pub(crate) mod matmul;
 pub(crate) mod nf4;
+pub(crate) mod nf4_product;
 mod norm;
 mod optimizer;
 mod paged;
@@ -170,6 +171,21 @@ impl<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> KernelBack
         let _ = client.memory_persistent_allocation(bytes, |bytes: Vec<usize>| {
             bytes.into_iter().for_each(|bytes| drop(client.empty(bytes)));
         });
+    }
+
+    fn adapted_linear(
+        x: CubeTensor<R>,
+        w: &WeightParts<Self>,
+        bias: Option<CubeTensor<R>>,
+        lora: Option<LoraParts<Self>>,
+    ) -> CubeTensor<R> {
+        let x = tensors::rows(x);
+        if let (WeightParts::Nf4(parts), Some(lora)) = (w, &lora)
+            && cube(supported(&x, w) && linear::takes_one_launch(&x, parts, lora))
+        {
+            return linear::one_launch(&x, parts, bias, lora);
+        }
+        Self::linear_forward(x, w, bias, lora.as_ref()).y
     }
 
     fn linear_forward(

@@ -94,6 +94,9 @@ pub fn linears<B: KernelBackend>(device: &B::Device, compute: Compute) -> Result
     let nf4 = |block_size, double_quant| Held::Nf4 { block_size, double_quant };
     let cases = [
         (1, 64, 32, 4, nf4(64, false)),
+        (1, 96, 30, 8, nf4(32, true)),
+        (1, 2304, 20, 16, nf4(64, true)),
+        (6, 160, 24, 8, nf4(32, true)),
         (5, 72, 40, 3, nf4(64, true)),
         (13, 37, 29, 5, nf4(32, true)),
         (33, 128, 96, 16, nf4(64, true)),
