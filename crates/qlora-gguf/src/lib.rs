@@ -18,6 +18,7 @@
 //! | a file: header, metadata, tensor table, all checked before anything is believed | [`Gguf`] |
 //! | typed metadata, readable and constructible | [`Metadata`], [`Value`], [`Array`], [`ValueType`] |
 //! | the tensors and their blocks | [`TensorInfo`], [`Tensor`], [`GgmlType`] |
+//! | a file written tensor by tensor | [`GgufWriter`], [`TensorSpec`] |
 //!
 //! Files of versions 2 and 3, little endian, are read; they are memory-mapped, so a tensor costs memory only
 //! when it is dequantized. A file is untrusted input: whatever its bytes, opening it gives a [`Gguf`] or a
@@ -35,6 +36,7 @@ mod header;
 mod metadata;
 mod tensor;
 mod value;
+mod writer;
 
 pub use error::GgufError;
 pub use ggml_type::GgmlType;
@@ -42,3 +44,4 @@ pub use gguf::Gguf;
 pub use metadata::Metadata;
 pub use tensor::{Tensor, TensorInfo};
 pub use value::{Array, Value, ValueType};
+pub use writer::{GgufWriter, TensorSpec};

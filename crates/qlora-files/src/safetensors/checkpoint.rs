@@ -9,8 +9,8 @@ use super::mapped_file::not_found;
 use super::{SafetensorsFile, Tensor};
 use crate::{Error, atomic};
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const SINGLE: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// All tensors of a checkpoint by name, whichever file each lies in.
 #[derive(Debug)]

@@ -5,3 +5,4 @@ mod hostile;
 mod metadata;
 mod model;
 mod writer;
+mod writing;
