@@ -63,6 +63,15 @@ impl Checkpoint {
         &self.config
     }
 
+    /// The file, when it is a GGUF file.
+    #[must_use]
+    pub fn gguf(&self) -> Option<&qlora_gguf::Gguf> {
+        match &self.format {
+            Format::Gguf(file) => Some(file),
+            Format::Safetensors(_) => None,
+        }
+    }
+
     /// The `config.json` that `transformers` loads the model with. Of a directory it is its own, unknown keys
     /// included; of a GGUF file it lacks `bos_token_id` and `eos_token_id`, which the tokenizer knows.
     ///

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 ///
 /// # Panics
 /// When the weight is not as large as the factors say.
-pub(super) fn merge(weight: &mut [f32], factors: &AdapterFactors, scale: f64) {
+pub(crate) fn merge(weight: &mut [f32], factors: &AdapterFactors, scale: f64) {
     let AdapterFactors { a, b, rank, inputs, outputs } = factors;
     assert_eq!(weight.len(), inputs * outputs, "elements of the weight");
     let rows = weight.par_chunks_mut(*inputs).zip(b.par_chunks(*rank));
