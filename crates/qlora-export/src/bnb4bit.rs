@@ -118,7 +118,9 @@ pub fn export_bnb_4bit(
             let failed = |error| qlora_files::Error::io("write the tensors of", checkpoint.path())(error);
             match (suffix, bytes) {
                 (None, _) => {
-                    write_floats(source, name, &source.tensor(name, shape)?, options.dtype, file)?;
+                    source.pieces(name, shape, |values| {
+                        write_floats(source, name, &values, options.dtype, file)
+                    })?;
                     advance();
                 }
                 (Some(_), Some(bytes)) => file.write_all(bytes).map_err(failed)?,

@@ -114,12 +114,16 @@ impl Recognised {
     /// The format that renders all probes as the template does.
     fn of(tokenizer: &Tokenizer) -> Result<Option<Self>, ExportError> {
         let template = tokenizer.chat_template()?;
-        let render = |messages: &[Message]| {
+        let bos = tokenizer.bos().and_then(|bos| tokenizer.token(bos)).unwrap_or_default();
+        let with_bos = |messages: &[Message]| {
             let input = RenderInput { messages, add_generation_prompt: true, ..RenderInput::default() };
-            let text = template.render(&input).ok()?.text;
-            // llama.cpp puts it there itself.
-            let bos = tokenizer.bos().and_then(|bos| tokenizer.token(bos));
-            Some(bos.and_then(|bos| text.strip_prefix(&bos).map(str::to_owned)).unwrap_or(text))
+            Some(template.render(&input).ok()?.text)
+        };
+        // llama.cpp puts the beginning token in front itself; where it is that of a turn it belongs to the format.
+        let render = |messages: &[Message], keep_bos: bool| {
+            let text = with_bos(messages)?;
+            let stripped = text.strip_prefix(bos.as_str()).filter(|_| !keep_bos).map(str::to_owned);
+            Some(stripped.unwrap_or(text))
         };
         let turns = |turns: &[(&str, &str)]| -> Vec<Message> {
             turns.iter().map(|(role, text)| Message::new(*role, *text)).collect()
@@ -127,7 +131,9 @@ impl Recognised {
         let plain = [("user", "Question?"), ("assistant", "An answer."), ("user", "Another?")];
         let with_system = [&[("system", "Be short.")], &plain[..]].concat();
         let one = [("user", "Only one")];
-        let recognised = ChatFormat::ALL.iter().find_map(|format| {
+        let candidates = ChatFormat::ALL.iter().flat_map(|format| [(format, false), (format, true)]);
+        let recognised = candidates.into_iter().find_map(|(format, keep_bos)| {
+            let render = |messages: &[Message]| render(messages, keep_bos);
             let same = |messages: &[(&str, &str)], system: Option<&str>| {
                 render(&turns(messages)).is_some_and(|text| text == format.render(system, messages))
             };

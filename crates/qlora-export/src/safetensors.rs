@@ -71,7 +71,7 @@ pub fn export_safetensors(
     write_directory(directory, |folder| {
         let mut write = |index: usize, file: &mut dyn std::io::Write| {
             let (name, shape) = &tensors[index];
-            write_floats(source, name, &source.tensor(name, shape)?, dtype, file)?;
+            source.pieces(name, shape, |values| write_floats(source, name, &values, dtype, file))?;
             done += 1;
             progress(done, tensors.len());
             Ok(())

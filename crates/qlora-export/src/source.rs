@@ -8,6 +8,9 @@ use qlora_quant::{Nf4Options, Nf4Tensor};
 use crate::ExportError;
 use crate::merge::merge;
 
+/// Elements of a table that are in memory at a time.
+const PIECE: usize = 1 << 24;
+
 /// What an adapter is added to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MergeBase {
@@ -76,6 +79,29 @@ impl<'a> ExportSource<'a> {
     /// Names of the weights of the linear layers: those that NF4 is for.
     pub(crate) fn linear_weights(&self) -> BTreeSet<String> {
         self.checkpoint.config().linears().map(|(path, _)| format!("{path}.weight")).collect()
+    }
+
+    /// Calls `piece` with a tensor's values in order: whole, but for tables with a row for each token, of which some
+    /// rows at a time are in memory.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor), and what `piece` fails with.
+    pub(crate) fn pieces(
+        &self,
+        name: &str,
+        shape: &[usize],
+        mut piece: impl FnMut(Vec<f32>) -> Result<(), ExportError>,
+    ) -> Result<(), ExportError> {
+        let mut start = 0;
+        while let [rows, columns] = *shape
+            && start < rows
+        {
+            let end = rows.min(start + PIECE.div_ceil(columns));
+            let Some(values) = self.checkpoint.table_rows(name, start..end)? else { break };
+            piece(values)?;
+            start = end;
+        }
+        if start == 0 { piece(self.tensor(name, shape)?) } else { Ok(()) }
     }
 
     /// A tensor by its Hugging Face name as f32, row-major, merged: of exactly this shape.

@@ -137,8 +137,9 @@ pub fn verify<B: KernelBackend>(
     }
     let mut tensor_error = 0.0_f64;
     for (name, shape) in &expected {
-        let values = opened.tensor(name, shape).map_err(|error| unreadable(error.into()))?;
-        let error = relative_error(&source.tensor(name, shape)?, &values);
+        let error = tensor_difference(source, &opened, name, shape)?
+            .map_err(|error| unreadable(error.into()))?
+            .relative();
         // Written so that NaN fails.
         if !(error <= tolerance.tensor) {
             let (path, bound) = (path.to_owned(), tolerance.tensor);
@@ -199,16 +200,57 @@ pub(crate) fn load_f32<B: KernelBackend>(
     load(checkpoint, LoadOptions { quantization, compute: Compute::F32 }, device, &mut |_, _| {})
 }
 
+/// Compares a tensor piece by piece. The inner error is one of what was written.
+fn tensor_difference(
+    source: ExportSource<'_>,
+    written: &Checkpoint,
+    name: &str,
+    shape: &[usize],
+) -> Result<Result<Squares, ModelError>, ExportError> {
+    let (mut squares, mut row) = (Squares::default(), 0);
+    let mut unreadable = None;
+    source.pieces(name, shape, |values| {
+        let rows = values.len() / shape[1..].iter().product::<usize>();
+        let found = match written.table_rows(name, row..row + rows) {
+            Ok(Some(found)) => Ok(found),
+            Ok(None) => written.tensor(name, shape),
+            Err(error) => Err(error),
+        };
+        row += rows;
+        match found {
+            Ok(found) => squares.add(&values, &found),
+            Err(error) => unreadable = Some(error),
+        }
+        Ok(())
+    })?;
+    Ok(unreadable.map_or(Ok(squares), Err))
+}
+
 /// `‖b − a‖ / ‖a‖`; 0 for two zeros.
 pub(crate) fn relative_error(a: &[f32], b: &[f32]) -> f64 {
-    if a.len() != b.len() {
-        return f64::INFINITY;
+    let mut squares = Squares::default();
+    squares.add(a, b);
+    squares.relative()
+}
+
+/// Sums of squares, of differences and of values.
+#[derive(Default)]
+struct Squares {
+    error: f64,
+    norm: f64,
+}
+
+impl Squares {
+    fn add(&mut self, a: &[f32], b: &[f32]) {
+        assert_eq!(a.len(), b.len(), "tensors of one shape");
+        for (a, b) in a.iter().zip(b) {
+            let (a, b) = (f64::from(*a), f64::from(*b));
+            self.error += (b - a) * (b - a);
+            self.norm += a * a;
+        }
     }
-    let square = |value: f64| value * value;
-    let (mut error, mut norm) = (0.0, 0.0);
-    for (a, b) in a.iter().zip(b) {
-        error += square(f64::from(*b) - f64::from(*a));
-        norm += square(f64::from(*a));
+
+    fn relative(&self) -> f64 {
+        if self.error == 0.0 { 0.0 } else { (self.error / self.norm).sqrt() }
     }
-    if error == 0.0 { 0.0 } else { (error / norm).sqrt() }
 }

@@ -1,5 +1,7 @@
 //! A linear layer with a frozen weight and, where adapted, a low-rank update.
 
+use std::sync::Arc;
+
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
@@ -8,7 +10,7 @@ use qlora_kernels::{
 };
 
 use crate::dropout::dropout;
-use crate::{AdapterFactors, LoraAdapter, LoraConfig, LoraError, Pass};
+use crate::{AdapterFactors, InputSquares, LoraAdapter, LoraConfig, LoraError, Pass};
 
 /// `y = x Wᵀ + b`, plus `scale · (dropout(x) Aᵀ) Bᵀ` where an adapter is attached.
 #[derive(Module, Debug)]
@@ -18,6 +20,8 @@ pub struct AdaptedLinear<B: Backend> {
     adapter: Option<LoraAdapter<B>>,
     /// While merged: the weight without the update.
     unmerged: Option<FrozenWeight<B>>,
+    #[module(skip)]
+    observer: Option<Arc<InputSquares>>,
 }
 
 impl<B: Backend> AdaptedLinear<B> {
@@ -25,7 +29,7 @@ impl<B: Backend> AdaptedLinear<B> {
     #[must_use]
     pub fn new(weight: FrozenWeight<B>, bias: Option<Tensor<B, 1>>) -> Self {
         let bias = bias.map(|bias| Param::initialized(ParamId::new(), bias).set_require_grad(false));
-        Self { weight, bias, adapter: None, unmerged: None }
+        Self { weight, bias, adapter: None, unmerged: None, observer: None }
     }
 
     /// `[out, in]`.
@@ -87,6 +91,11 @@ impl<B: Backend> AdaptedLinear<B> {
         self.adapter.take()
     }
 
+    /// From now on `observer` adds up the squares of the layer's inputs; `None` for no longer.
+    pub fn observe_inputs(&mut self, observer: Option<Arc<InputSquares>>) {
+        self.observer = observer;
+    }
+
     /// Whether the update is part of the weight.
     #[must_use]
     pub fn is_merged(&self) -> bool {
@@ -105,6 +114,9 @@ impl<B: KernelBackend> AdaptedLinear<B> {
     /// Applies the layer to rows `x` `[tokens, in]`: `[tokens, out]`.
     #[must_use]
     pub fn forward(&self, x: Tensor<B, 2>, pass: Pass) -> Tensor<B, 2> {
+        if let Some(observer) = &self.observer {
+            observer.add(&x);
+        }
         let bias = self.bias.as_ref().map(Param::val);
         let adapter = self.adapter.as_ref().filter(|_| pass.adapters && !self.is_merged());
         let Some(adapter) = adapter else {
@@ -134,8 +146,9 @@ impl<B: KernelBackend> AdaptedLinear<B> {
         pass: Pass,
     ) -> Tensor<B, 2> {
         let adapter = self.adapter.as_ref().filter(|_| pass.adapters && !self.is_merged());
-        if adapter.is_some_and(|adapter| pass.dropout.is_some() && adapter.dropout() > 0.0) {
-            // Dropout acts on the product.
+        let drops = adapter.is_some_and(|adapter| pass.dropout.is_some() && adapter.dropout() > 0.0);
+        if drops || self.observer.is_some() {
+            // Dropout acts on the product, and an observer sees it.
             return self.forward(gated_activation(activation, gate, up), pass);
         }
         let bias = self.bias.as_ref().map(Param::val);

@@ -8,6 +8,7 @@
 //! | less memory in training: layers computed twice | [`Checkpointing`], [`LayerTape`] |
 //! | loading, and quantizing on arrival | [`LoadOptions`], [`load`] |
 //! | random weights of a size | [`Decoder::random`] |
+//! | what goes into each linear layer on given tokens | [`Decoder::input_statistics`] |
 //! | adapters of the whole model | [`AdapterSet`], [`Decoder::attach`] |
 //! | decoding with a cache | [`generate`](Decoder::generate), [`Sampling`] |
 
@@ -19,6 +20,7 @@ mod decoder;
 mod error;
 mod family;
 mod generate;
+mod input_statistics;
 mod layer;
 mod layer_tape;
 mod loading;
@@ -35,6 +37,7 @@ pub use decoder::{Decoder, TokenBatch};
 pub use error::ModelError;
 pub use family::Family;
 pub use generate::{Completion, FinishReason, GenerateOptions, SampledToken};
+pub use input_statistics::InputStatistics;
 pub use layer::DecoderLayer;
 pub use layer_tape::{Checkpointing, LayerTape};
 pub use loading::{LoadOptions, LoadProgress, Quantization, load};

@@ -68,8 +68,9 @@ impl Plan {
             Content::Values(values) => encode(source, spec, values, out),
             Content::Weight(name) => {
                 let config = source.checkpoint().config();
-                let values = source.tensor(name, &spec.shape)?;
-                encode(source, spec, &config.family.rows_to_gguf(name, values, config), out)
+                source.pieces(name, &spec.shape, |values| {
+                    encode(source, spec, &config.family.rows_to_gguf(name, values, config), out)
+                })
             }
         }
     }

@@ -53,6 +53,17 @@ fn real_templates_are_recognised_by_what_they_render() {
 }
 
 #[test]
+fn a_beginning_token_may_begin_a_turn() {
+    let smollm2 = "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}\
+                   {{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}\
+                   {{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}\
+                   {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    let found = modelfile(Some(smollm2), "<|im_start|>", "<|im_end|>");
+    assert_eq!(found.template, ModelfileTemplate::Format("chatml"));
+    assert!(found.text.contains("\nSYSTEM \"\"\"Be kind.\"\"\"\n"), "{}", found.text);
+}
+
+#[test]
 fn what_is_of_no_known_format_is_left_to_the_gguf_file() {
     let strange = "{% for m in messages %}{{ m.role }} says {{ m.content }};{% endfor %}";
     let found = modelfile(Some(strange), "<s>", "</s>");

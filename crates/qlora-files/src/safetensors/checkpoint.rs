@@ -130,6 +130,13 @@ impl Checkpoint {
         }
     }
 
+    /// As [`SafetensorsFile::release`], of the file that has the tensor.
+    pub fn release(&self, name: &str) {
+        if let Some(&file) = self.holders.get(name) {
+            self.files[file].release(name);
+        }
+    }
+
     /// Reads one F32, F16 or BF16 tensor whole.
     ///
     /// # Errors
