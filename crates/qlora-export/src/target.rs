@@ -1,14 +1,17 @@
-//! Where an export goes: names that must be free, folders that must exist, room on the disk.
+//! Where an export goes: names that must be free, what a killed export left beside them, folders that must exist,
+//! room on the disk.
 
 use std::io::{self, Write};
 use std::path::Path;
 
+use qlora_files::atomic::recover;
 use qlora_files::require_space;
 
 use crate::ExportError;
 
 /// A directory is replaced as a whole: one with files in it may be the source, or somebody's work.
 pub(crate) fn prepare_directory(directory: &Path, bytes: u64) -> Result<(), ExportError> {
+    recover(directory)?;
     let is_full = match std::fs::read_dir(directory) {
         Ok(mut entries) => entries.next().is_some(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
@@ -22,6 +25,7 @@ pub(crate) fn prepare_directory(directory: &Path, bytes: u64) -> Result<(), Expo
 
 /// Refuses a name that is taken.
 pub(crate) fn prepare_file(path: &Path, bytes: u64) -> Result<(), ExportError> {
+    recover(path)?;
     if path.symlink_metadata().is_ok() {
         return Err(ExportError::Exists { path: path.to_owned() });
     }

@@ -49,7 +49,7 @@ fn adapters(checkpoint: &Checkpoint, alphas: &[f64], divisor: fn(f64) -> f64) ->
         let rank = 2 + index % 4;
         let (a, b) = (noise(rank * inputs, index as u64), noise(outputs * rank, 1000 + index as u64));
         let scale = alphas[index % alphas.len()] / divisor(rank as f64);
-        (path, (AdapterFactors { a, b, rank, inputs, outputs }, scale))
+        (path, (AdapterFactors { a, b, rank, inputs, outputs, magnitude: None }, scale))
     });
     AdapterSet { layers: layers.collect() }
 }
@@ -272,7 +272,8 @@ fn the_real_model_keeps_its_tokenizer_and_its_answers() {
 fn an_adapter_of_another_model_is_refused() {
     let Some(source) = qlora_testing::golden("tiny/llama") else { return };
     let checkpoint = Checkpoint::open(source).unwrap();
-    let factors = AdapterFactors { a: vec![0.0; 9], b: vec![0.0; 9], rank: 1, inputs: 9, outputs: 9 };
+    let factors =
+        AdapterFactors { a: vec![0.0; 9], b: vec![0.0; 9], rank: 1, inputs: 9, outputs: 9, magnitude: None };
     let layers = BTreeMap::from([("model.layers.0.mlp.up_proj".to_owned(), (factors, 1.0))]);
     let set = AdapterSet { layers };
     let error = ExportSource::new(&checkpoint).with_adapter(&set).unwrap_err();

@@ -209,7 +209,14 @@ fn directories_with_files_and_adapters_of_other_models_are_refused() {
 
     let out = folder.path().join("out");
     let adapter = |layer: &str, inputs| {
-        let factors = AdapterFactors { a: vec![0.0; inputs], b: vec![0.0; 80], rank: 1, inputs, outputs: 80 };
+        let factors = AdapterFactors {
+            a: vec![0.0; inputs],
+            b: vec![0.0; 80],
+            rank: 1,
+            inputs,
+            outputs: 80,
+            magnitude: None,
+        };
         AdapterSet { layers: BTreeMap::from([(layer.to_owned(), (factors, 1.0))]) }
     };
     let refused =

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::program::qlora;
+use crate::program::{command, qlora};
 use crate::tiny_model;
 
 #[test]
@@ -73,4 +73,31 @@ fn a_gguf_file_gives_the_same_logits_and_is_not_replaced() {
     let nf4 = ["export", "--model", "model", "--to", "bnb-4bit", "--out", "nf4", "--json"];
     let report: Value = serde_json::from_str(&qlora(home, nf4).succeeded().stdout).unwrap();
     assert_eq!((&report["tensors"], &report["verified"]), (&20.into(), &true.into()));
+}
+
+#[test]
+fn a_killed_export_leaves_nothing_under_its_name() {
+    let Some(model) = qlora_testing::model() else { return };
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    tiny_model::write(home);
+    let leftovers = || {
+        let entries = fs::read_dir(home).unwrap().map(|entry| entry.unwrap().file_name());
+        entries.filter(|name| name.to_string_lossy().starts_with(".out.gguf.")).count()
+    };
+    let mut export = command(home)
+        .args(["export", "--to", "gguf:F32", "--out", "out.gguf", "--model"])
+        .arg(model)
+        .spawn()
+        .unwrap();
+    while leftovers() == 0 {
+        assert!(export.try_wait().unwrap().is_none(), "it ended before it was killed");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    export.kill().unwrap();
+    export.wait().unwrap();
+    assert!(!home.join("out.gguf").exists());
+    assert_eq!(leftovers(), 1);
+    qlora(home, ["export", "--model", "model", "--to", "gguf:F32", "--out", "out.gguf"]).succeeded();
+    assert_eq!(leftovers(), 0);
 }

@@ -42,12 +42,17 @@ pub fn export_gguf_lora(
     let (mut specs, mut values, mut folded) = (Vec::new(), Vec::new(), 0);
     for (layer, (factors, scale)) in &adapter.layers {
         let weight = format!("{layer}.weight");
-        let name = config.family.gguf_name(&weight).ok_or_else(|| ExportError::Inexpressible {
+        let inexpressible = |what| ExportError::Inexpressible {
             path: path.to_owned(),
-            what: format!("the adapter of `{layer}`"),
+            what,
             form: "a GGUF adapter",
             hint: "; merge it into the weights and export those",
-        })?;
+        };
+        if factors.magnitude.is_some() {
+            return Err(inexpressible("an adapter with DoRA's magnitudes".to_owned()));
+        }
+        let name = config.family.gguf_name(&weight);
+        let name = name.ok_or_else(|| inexpressible(format!("the adapter of `{layer}`")))?;
         let mut b = config.family.rows_to_gguf(&weight, factors.b.clone(), config);
         let fold = scale * factors.rank as f64 / alpha;
         // Equal but for the rounding of √rank.
