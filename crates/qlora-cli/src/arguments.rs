@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use qlora_core::data::TrainOn;
+use qlora_core::export::GgufType;
 
 /// Fine-tune large language models with LoRA and QLoRA.
 #[derive(Debug, Parser)]
@@ -165,7 +166,15 @@ pub(crate) struct LogitsArguments {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "--dtype is the type of the new weights: auto and bf16 write bfloat16.")]
+#[command(after_help = "Forms:\n  \
+    peft           the adapter as PEFT has it, with the model's tokenizer and chat template\n  \
+    safetensors    a checkpoint directory for transformers, the adapter merged\n  \
+    bnb-4bit       the same in NF4, for transformers with bitsandbytes\n  \
+    gguf:TYPE      a GGUF file for llama.cpp, the adapter merged\n  \
+    gguf-lora      the adapter as a GGUF file, for llama.cpp's --lora\n  \
+    ollama[:TYPE]  a folder with model.gguf and a Modelfile, for `ollama create`\n\
+    --dtype is the type of weights that are not quantized: auto and bf16 write bfloat16.\n\
+    What was written is opened again and compared with the model before success is reported.")]
 pub(crate) struct ExportArguments {
     /// A name, hub id, directory, or .gguf file
     #[arg(long, value_name = "MODEL")]
@@ -173,19 +182,76 @@ pub(crate) struct ExportArguments {
     /// An adapter directory in PEFT's format, to be merged into the weights
     #[arg(long, value_name = "DIR")]
     pub(crate) adapter: Option<PathBuf>,
-    /// The form to write
-    #[arg(long, value_enum, value_name = "FORM")]
-    pub(crate) to: ExportKind,
-    /// The directory to write; it must be new or empty
-    #[arg(long, value_name = "DIR")]
+    /// The form to write: peft, safetensors, bnb-4bit, gguf:TYPE, gguf-lora, ollama[:TYPE]
+    #[arg(long, value_name = "FORM")]
+    pub(crate) to: ExportForm,
+    /// The directory or file to write; it must be new, a directory may be empty
+    #[arg(long, value_name = "PATH")]
     pub(crate) out: PathBuf,
+    /// What the adapter is added to: the model's weights, or what NF4 made of them in training. Given, the difference
+    /// that it makes is measured and printed
+    #[arg(long, value_enum, value_name = "BASE", requires = "adapter")]
+    pub(crate) merge_base: Option<MergeBaseKind>,
+    /// Keep the scales of NF4 in f32, as training with `double_quant = false` does
+    #[arg(long)]
+    pub(crate) no_double_quant: bool,
+    /// Most gigabytes of tensors in a .safetensors file
+    #[arg(long, value_name = "GB", default_value_t = 5.0)]
+    pub(crate) shard_size: f64,
+    /// A text file to compare models on, in place of a few built-in sentences
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: Option<PathBuf>,
+    /// Do not open and compare what was written
+    #[arg(long)]
+    pub(crate) no_verify: bool,
 }
 
 /// Forms of a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ExportKind {
-    /// A Hugging Face checkpoint directory, which transformers loads
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ExportForm {
+    Peft,
     Safetensors,
+    Bnb4Bit,
+    Gguf(GgufType),
+    GgufLora,
+    Ollama(GgufType),
+}
+
+impl ExportForm {
+    /// What a folder for Ollama holds unless said otherwise.
+    const OLLAMA: GgufType = GgufType::F16;
+}
+
+impl std::str::FromStr for ExportForm {
+    type Err = String;
+
+    fn from_str(form: &str) -> Result<Self, String> {
+        let (form, kind) = match form.split_once(':') {
+            Some((form, kind)) => (form, Some(kind.parse::<GgufType>().map_err(|error| error.to_string())?)),
+            None => (form, None),
+        };
+        match (form, kind) {
+            ("peft", None) => Ok(Self::Peft),
+            ("safetensors", None) => Ok(Self::Safetensors),
+            ("bnb-4bit", None) => Ok(Self::Bnb4Bit),
+            ("gguf", Some(kind)) => Ok(Self::Gguf(kind)),
+            ("gguf", None) => Err("which type? as in gguf:F16".to_owned()),
+            ("gguf-lora", None) => Ok(Self::GgufLora),
+            ("ollama", kind) => Ok(Self::Ollama(kind.unwrap_or(Self::OLLAMA))),
+            _ => {
+                Err("expected peft, safetensors, bnb-4bit, gguf:TYPE, gguf-lora or ollama[:TYPE]".to_owned())
+            }
+        }
+    }
+}
+
+/// What an adapter is added to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MergeBaseKind {
+    /// The weights of the model
+    Original,
+    /// The weights as NF4 holds them
+    Dequantized,
 }
 
 #[derive(Debug, Args)]

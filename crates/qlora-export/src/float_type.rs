@@ -32,8 +32,16 @@ impl FloatType {
         }
     }
 
+    /// Bytes of an element.
+    pub(crate) fn size(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
     /// Its name in safetensors.
-    pub(super) fn stored(self) -> Dtype {
+    pub(crate) fn stored(self) -> Dtype {
         match self {
             Self::F32 => Dtype::F32,
             Self::F16 => Dtype::F16,
@@ -42,7 +50,7 @@ impl FloatType {
     }
 
     /// Index of the first value that is not finite, or would not be after rounding.
-    pub(super) fn first_unfit(self, values: &[f32]) -> Option<usize> {
+    pub(crate) fn first_unfit(self, values: &[f32]) -> Option<usize> {
         // Halfway between the largest number and what would follow it; ties go to the latter, which is even.
         let limit = match self {
             Self::F32 => f32::INFINITY,
@@ -53,7 +61,7 @@ impl FloatType {
     }
 
     /// Writes values rounded to nearest, little-endian.
-    pub(super) fn write(self, values: &[f32], file: &mut dyn Write) -> io::Result<()> {
+    pub(crate) fn write(self, values: &[f32], file: &mut dyn Write) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(4 * CHUNK);
         for values in values.chunks(CHUNK) {
             bytes.clear();
