@@ -84,7 +84,7 @@ pub(crate) fn parse_definition(definition: &[u8], origin: &str) -> Result<tokeni
 }
 
 impl Tokenizer {
-    /// Reads one `tokenizer.json`. It knows no beginning, end and padding tokens and no chat template: those
+    /// Reads one `tokenizer.json`. It knows no beginning and padding tokens, no ends of turns and no chat template: those
     /// stand in other files, which [`from_directory`](Self::from_directory) reads.
     ///
     /// # Errors
