@@ -1,6 +1,7 @@
 //! Special tokens that a model did not come with.
 
 use crate::Error;
+use crate::pretrained::token_text;
 use crate::tokenizer::{Tokenizer, parse_definition};
 use serde_json::{Value, json};
 
@@ -47,6 +48,11 @@ impl Tokenizer {
                 let mut entry = entry.clone();
                 entry.as_object_mut().expect("made above").remove("id");
                 list.insert(id.to_string(), entry);
+            }
+            if let Value::Array(list) = config.entry("additional_special_tokens").or_insert_with(|| json!([]))
+                && !list.iter().any(|old| token_text(old) == Some(token))
+            {
+                list.push(token.into());
             }
             set_added(&mut definition["added_tokens"], &entry);
         }

@@ -223,6 +223,9 @@ fn special_tokens_are_added() {
         tokenizer.save(folder.path()).unwrap();
         let again = Tokenizer::from_directory(folder.path()).unwrap();
         assert_eq!(again.encode("<|think|>hi<|done|>").unwrap(), ids);
+        let config = std::fs::read(folder.path().join("tokenizer_config.json")).unwrap();
+        let config: Value = serde_json::from_slice(&config).unwrap();
+        assert_eq!(list::<String>(&config["additional_special_tokens"]), ["<|think|>", "<tool>", "<|done|>"]);
         let written = tokenizer.to_gguf_metadata(tokenizer.vocab_size(), None).unwrap();
         assert_eq!(written.i32s("tokenizer.ggml.token_type").unwrap()[size as usize], 3);
         assert_eq!(Tokenizer::from_gguf(&written).unwrap().encode("<|think|>hi<|done|>").unwrap(), ids);
