@@ -273,7 +273,8 @@ fn gemma_ids_are_those_of_llama_cpp() {
         let text = vector["text"].as_str().unwrap();
         let ids: Vec<u32> = list(&vector["ids"]);
         assert_eq!(tokenizer.encode(text).unwrap(), ids, "{text:?}");
-        assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
+        // The mark of a space that stands in the text itself is a space from then on.
+        assert_eq!(tokenizer.decode(&ids, false).unwrap(), text.replace('▁', " "));
     }
 }
 
