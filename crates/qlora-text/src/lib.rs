@@ -17,9 +17,12 @@ mod message;
 mod pretrained;
 mod python_json;
 mod python_text;
+mod sentencepiece;
+mod special_tokens;
 mod strftime;
 mod token_stream;
 mod tokenizer;
+mod vocabulary;
 
 pub use chat_template::{ChatTemplate, RenderInput, Rendered};
 pub use error::Error;
