@@ -23,17 +23,21 @@
 //! | a line of JSON, read as one of three shapes | [`Row`], [`RowShape`] |
 //! | a row as ids and loss weights | [`Encoder`], [`TrainOn`], [`Sample`] |
 //! | a file, checked and counted | [`Dataset`], [`DatasetOptions`], [`DatasetReport`] |
-//! | which samples come next | [`Sampler`], [`SamplerState`] |
+//! | which samples come next, by rows or by tokens | [`Sampler`], [`SamplerState`], [`Packing`] |
+//! | what training would see of whole files | [`check`] |
 //! | some samples, shifted for next-token prediction | [`Batch`] |
 //!
 //! Nothing is silent: a row that is damaged, too long, or without a trained token is an error, or is skipped
 //! and counted when the options say so.
 
 mod batch;
+pub mod check;
 mod dataset;
 mod encoder;
 mod error;
 mod jsonl;
+mod packing;
+mod pieces;
 mod report;
 mod responses;
 mod row;
@@ -44,6 +48,8 @@ pub use batch::Batch;
 pub use dataset::{Dataset, DatasetOptions, OnBadRow, OnLong};
 pub use encoder::{Encoded, Encoder, Remarks, TrainOn};
 pub use error::{Error, RowProblem};
+pub use packing::Packing;
+pub use pieces::{Piece, pieces, visible};
 pub use report::{DatasetReport, SkippedRow};
 pub use row::{Row, RowShape};
 pub use sample::Sample;

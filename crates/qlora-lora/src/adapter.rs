@@ -3,7 +3,7 @@
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
-use qlora_kernels::{KernelBackend, LoraOperands};
+use qlora_kernels::{Compute, KernelBackend, LoraOperands};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -165,6 +165,19 @@ impl<B: Backend> LoraAdapter<B> {
 }
 
 impl<B: KernelBackend> LoraAdapter<B> {
+    pub(crate) fn prepare_for_inference(&mut self, compute: Compute) {
+        let (mut a, mut b) = (self.a.val().detach(), self.b.val().detach());
+        let dtype = B::activation_dtype(compute);
+        if dtype != DType::F32 {
+            a = a.cast(dtype);
+            b = (b * self.scale).cast(dtype);
+            self.scale = 1.0;
+        }
+        let param = |id, value: Tensor<B, 2>| Param::initialized(id, value).set_require_grad(false);
+        self.a = param(self.a.id, a);
+        self.b = param(self.b.id, b);
+    }
+
     pub(crate) fn operands(&self) -> LoraOperands<B> {
         LoraOperands { a: self.a.val(), b: self.b.val(), scale: self.scale as f32 }
     }

@@ -111,6 +111,15 @@ impl<B: Backend> AdaptedLinear<B> {
 }
 
 impl<B: KernelBackend> AdaptedLinear<B> {
+    /// Brings the adapter into the form that a product reads: no graph, and where products are in a narrow type, in
+    /// that type with the scale as part of `B`. To train it, or to write it to a file, keep the layer from before.
+    pub fn prepare_for_inference(&mut self) {
+        let compute = self.weight.compute();
+        if let Some(adapter) = &mut self.adapter {
+            adapter.prepare_for_inference(compute);
+        }
+    }
+
     /// Applies the layer to rows `x` `[tokens, in]`: `[tokens, out]`.
     #[must_use]
     pub fn forward(&self, x: Tensor<B, 2>, pass: Pass) -> Tensor<B, 2> {
