@@ -8,8 +8,8 @@ use std::path::Path;
 use burn::tensor::Tensor;
 use qlora_export::{
     ExportError, ExportSource, ExportedGguf, FloatType, GgufOptions, GgufType, ModelfileTemplate,
-    PeftAdapter, Probe, SaveMerged as _, Tolerance, VerifyError, export_gguf, export_gguf_lora,
-    export_ollama, importance_matrix, verify,
+    PeftAdapter, Probe, SafetensorsOptions, SaveMerged as _, Tolerance, VerifyError, export_gguf,
+    export_gguf_lora, export_ollama, export_safetensors, importance_matrix, verify,
 };
 use qlora_gguf::{GgmlType, Gguf};
 use qlora_kernels::{Flex, FlexDevice};
@@ -312,6 +312,31 @@ fn blocks_are_within_their_tolerance_with_and_without_importances() {
         [false, true].map(|has| Gguf::open(folder.path().join(format!("Q4_K_M-{has}"))).unwrap());
     let bytes = |file: &Gguf| file.tensor("blk.3.ffn_up.weight").unwrap().bytes().to_vec();
     assert!(bytes(&plain) != bytes(&weighed));
+}
+
+#[test]
+fn a_directory_becomes_a_file_with_its_tokenizer() {
+    let Some(model) = qlora_testing::model() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("directory");
+    let options = SafetensorsOptions::default();
+    let original = Checkpoint::open(model).unwrap();
+    export_safetensors(ExportSource::new(&original), options, &directory, &mut |_, _| {}).unwrap();
+    let checkpoint = Checkpoint::open(&directory).unwrap();
+    let source = ExportSource::new(&checkpoint);
+    let path = folder.path().join("model.gguf");
+    assert!(export(source, GgufType::Bf16, &path).unwrap().tokenizer);
+    let probe = Probe::of_checkpoint(&checkpoint).unwrap();
+    let tolerance = Tolerance::of_gguf(GgufType::Bf16);
+    let verified = verify::<Flex>(source, &path, tolerance, &probe, u64::MAX, &FlexDevice).unwrap();
+    assert_eq!(verified.tensor_error, 0.0);
+    assert!(verified.tokens > 300, "{verified:?}");
+    let (old, new) = (original.gguf().unwrap().metadata(), Gguf::open(&path).unwrap());
+    for key in
+        ["tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.chat_template", "tokenizer.ggml.pre"]
+    {
+        assert_eq!(new.metadata().get(key), old.get(key), "{key}");
+    }
 }
 
 #[test]
