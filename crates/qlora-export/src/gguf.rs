@@ -60,7 +60,7 @@ pub fn export_gguf<'a>(
     progress: LoadProgress<'_>,
 ) -> Result<ExportedGguf, ExportError> {
     let path = path.as_ref();
-    let options = options.into();
+    let options: GgufOptions<'a> = options.into();
     let plan = Plan::new(source, options)?;
     let invalid = |error| qlora_files::Error::io("lay out", path)(error);
     let writer = GgufWriter::new(metadata::metadata(source, options)?, plan.specs()).map_err(invalid)?;

@@ -90,7 +90,8 @@ pub fn export_ollama<'a>(
     directory: impl AsRef<Path>,
     progress: LoadProgress<'_>,
 ) -> Result<(ExportedGguf, Modelfile), ExportError> {
-    let (directory, options) = (directory.as_ref(), options.into());
+    let options: GgufOptions<'a> = options.into();
+    let directory = directory.as_ref();
     prepare_directory(directory, 0)?;
     let checkpoint = source.checkpoint();
     let tokenizer = checkpoint.has_tokenizer().then(|| checkpoint.tokenizer()).transpose()?;
