@@ -79,8 +79,11 @@ impl Parts {
 
 /// Reads a `tokenizer.json`.
 pub(crate) fn parse_definition(definition: &[u8], origin: &str) -> Result<tokenizers::Tokenizer, Error> {
-    tokenizers::Tokenizer::from_bytes(definition)
-        .map_err(|error| Error::Definition { origin: origin.to_owned(), reason: error.to_string() })
+    let refused = |reason: String| Error::Definition { origin: origin.to_owned(), reason };
+    // The library panics on a syntax error inside a decoder.
+    serde_json::from_slice::<serde::de::IgnoredAny>(definition)
+        .map_err(|error| refused(error.to_string()))?;
+    tokenizers::Tokenizer::from_bytes(definition).map_err(|error| refused(error.to_string()))
 }
 
 impl Tokenizer {

@@ -278,6 +278,7 @@ fn damaged_directories_name_the_file() {
         "generation_config.json: key `eos_token_id`",
     );
     refused(&[("tokenizer.json", json!({"version": "1.0"}))], "not a usable tokenizer");
+    refused(&[("tokenizer.json", json!("{\"version\": \"1.0\", \"decoder\": {"))], "not a usable tokenizer");
     let empty = tempfile::tempdir().unwrap();
     let error = Tokenizer::from_directory(empty.path()).unwrap_err().to_string();
     assert!(error.contains("tokenizer.json"), "{error}");
