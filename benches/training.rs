@@ -12,10 +12,9 @@ use std::time::Instant;
 
 use qlora_benches::devices::default_backend;
 use qlora_core::data::Sample;
-use qlora_core::kernels::Activation;
 use qlora_core::kernels::device::{DeviceInfo, OnDevice, on_device};
 use qlora_core::models::Checkpointing;
-use qlora_core::models::{DecoderConfig, Family, RopeScaling};
+use qlora_core::models::DecoderConfig;
 use qlora_core::prelude::*;
 use qlora_core::train::schedule::{Schedule, ScheduleKind};
 use qlora_core::train::{AdamWOptions, MomentStorage, on_step};
@@ -28,7 +27,6 @@ fn config(model: &str) -> DecoderConfig {
         other => panic!("--model takes 135m, 1b or 8b, not {other}"),
     };
     DecoderConfig {
-        family: Family::Llama,
         vocab_size,
         hidden_size,
         intermediate_size,
@@ -38,12 +36,9 @@ fn config(model: &str) -> DecoderConfig {
         head_dim,
         rms_norm_eps: 1e-5,
         rope_theta: 500_000.0,
-        rope_scaling: RopeScaling::default(),
         max_position_embeddings: 131_072,
         tie_word_embeddings: tied,
-        attention_bias: false,
-        mlp_bias: false,
-        activation: Activation::Silu,
+        ..DecoderConfig::default()
     }
 }
 

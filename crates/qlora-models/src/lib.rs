@@ -12,6 +12,8 @@
 //! | decoding with a cache | [`generate`](Decoder::generate), [`Sampling`] |
 
 mod adapters;
+mod assembly;
+mod attention;
 mod cache;
 mod checkpoint;
 mod config;
@@ -22,22 +24,29 @@ mod generate;
 mod layer;
 mod layer_tape;
 mod loading;
+mod mlp;
+mod norm;
 mod random;
 mod rope;
 mod sampling;
 mod tensors;
 
 pub use adapters::AdapterSet;
+pub use attention::SelfAttention;
 pub use cache::KvCache;
 pub use checkpoint::Checkpoint;
-pub use config::DecoderConfig;
+pub use config::{
+    DecoderConfig, ExpertsConfig, LayerAttention, LayerRope, NormKind, NormPlacement, QkNorm, RopePairs,
+};
 pub use decoder::{Decoder, TokenBatch};
-pub use error::ModelError;
+pub use error::{ModelError, TensorProblems};
 pub use family::Family;
 pub use generate::{Completion, FinishReason, GenerateOptions, SampledToken};
 pub use layer::DecoderLayer;
 pub use layer_tape::{Checkpointing, LayerTape};
 pub use loading::{LoadOptions, LoadProgress, Quantization, load};
+pub use mlp::{GatedMlp, Mlp};
+pub use norm::Norm;
 pub use qlora_lora::{DropoutKey, LoraConfig, LoraError, Pass, Targets};
 pub use rope::RopeScaling;
 pub use sampling::{Sampler, Sampling};
