@@ -40,9 +40,9 @@ fn write(folder: &Path, options: Nf4Options) -> Option<()> {
             stored.push((format!("{name}{}", part.suffix), dtype, part.shape, part.bytes.into_owned()));
         }
     }
-    let tensors = stored
-        .iter()
-        .map(|(name, dtype, shape, bytes)| TensorBytes::new(name, *dtype, shape.as_slice(), bytes.as_slice()));
+    let tensors = stored.iter().map(|(name, dtype, shape, bytes)| {
+        TensorBytes::new(name, *dtype, shape.as_slice(), bytes.as_slice())
+    });
     write_safetensors(folder.join("model.safetensors"), tensors, &[]).unwrap();
     Some(())
 }
@@ -111,9 +111,9 @@ fn a_damaged_part_is_named() {
         .map(|t| (t.name().to_owned(), t.dtype(), t.shape().to_vec(), t.bytes().to_vec()))
         .collect();
     drop(file);
-    let tensors = kept
-        .iter()
-        .map(|(name, dtype, shape, bytes)| TensorBytes::new(name, *dtype, shape.as_slice(), bytes.as_slice()));
+    let tensors = kept.iter().map(|(name, dtype, shape, bytes)| {
+        TensorBytes::new(name, *dtype, shape.as_slice(), bytes.as_slice())
+    });
     write_safetensors(&path, tensors, &[]).unwrap();
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
     let loaded = load::<Flex>(&checkpoint, LoadOptions::default(), &FlexDevice, &mut |_, _| {});

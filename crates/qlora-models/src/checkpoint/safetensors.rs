@@ -52,7 +52,9 @@ fn is_quantized(path: &Path, config: &Value) -> Result<bool, ModelError> {
     Err(ModelError::Config {
         path: path.to_owned(),
         key: "quantization_config".into(),
-        problem: format!("{problem}: supported is bitsandbytes' NF4; take the checkpoint before quantization"),
+        problem: format!(
+            "{problem}: supported is bitsandbytes' NF4; take the checkpoint before quantization"
+        ),
     })
 }
 
