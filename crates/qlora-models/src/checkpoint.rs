@@ -159,7 +159,7 @@ impl Checkpoint {
         };
         match problems.is_empty() {
             true => Ok(()),
-            false => Err(ModelError::Tensors { path: self.path.clone(), problems }),
+            false => Err(ModelError::Tensors { path: self.path.clone(), problems: Box::new(problems) }),
         }
     }
 

@@ -68,7 +68,7 @@ pub enum ModelError {
         /// The checkpoint.
         path: PathBuf,
         /// All that do not fit.
-        problems: TensorProblems,
+        problems: Box<TensorProblems>,
     },
     /// A weight that holds NaN or infinity.
     #[error("{}: tensor `{name}` cannot be quantized: {source}", path.display())]
@@ -86,7 +86,7 @@ pub enum ModelError {
         /// The checkpoint.
         path: PathBuf,
         /// What is wrong with which tensor.
-        source: qlora_quant::bnb::BnbError,
+        source: Box<qlora_quant::bnb::BnbError>,
     },
     /// More tokens than the model was trained for.
     #[error(

@@ -97,7 +97,7 @@ fn named<L>(
     linears: impl Iterator<Item = L>,
     expert: Option<usize>,
 ) -> Vec<(Cow<'static, str>, L)> {
-    names.iter().map(|name| expert_name(*name, expert)).zip(linears).collect()
+    names.iter().map(|&name| expert_name(name, expert)).zip(linears).collect()
 }
 
 impl<B: KernelBackend> DecoderLayer<B> {

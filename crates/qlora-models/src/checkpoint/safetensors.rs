@@ -121,7 +121,8 @@ impl Tensors {
             let dtype = BnbDtype::from_name(&format!("{:?}", tensor.dtype()))?;
             Some(RawTensor { dtype, shape: tensor.shape(), bytes: tensor.bytes() })
         });
-        let weight = weight.map_err(|source| ModelError::Bnb { path: path.to_owned(), source })?;
+        let weight =
+            weight.map_err(|source| ModelError::Bnb { path: path.to_owned(), source: Box::new(source) })?;
         check_shape(path, &name, weight.shape(), shape)?;
         Ok(Some(weight))
     }

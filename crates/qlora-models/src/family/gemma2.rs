@@ -43,14 +43,12 @@ pub(super) fn capped(
             return Ok(default);
         }
         match keys.opt_float(key)? {
-            Some(cap) if !(cap > 0.0) => {
-                Err(keys.wrong(key, format!("is {cap}: expected a positive number")))
-            }
+            Some(cap) if cap <= 0.0 => Err(keys.wrong(key, format!("is {cap}: expected a positive number"))),
             cap => Ok(cap),
         }
     };
     let scalar = keys.opt_float("query_pre_attn_scalar")?.unwrap_or(256.0);
-    if !(scalar > 0.0) {
+    if scalar <= 0.0 {
         return Err(keys.wrong("query_pre_attn_scalar", format!("is {scalar}: expected a positive number")));
     }
     Ok(DecoderConfig {

@@ -24,6 +24,7 @@ pub(super) const SPEC: Spec = Spec {
 fn from_json(keys: &JsonKeys<'_>) -> Result<DecoderConfig, ModelError> {
     let defaults = Defaults { context: 32_768, ..Defaults::default() };
     let config = keys.decoder(Family::Qwen2, defaults)?;
+    keys.must_be_off("use_mrope")?;
     let layer_attention = windows_from_json(keys, config.layers)?;
     Ok(DecoderConfig { attention_bias: true, layer_attention, ..config })
 }

@@ -35,6 +35,8 @@ fn from_json(keys: &JsonKeys<'_>) -> Result<DecoderConfig, ModelError> {
         let problem = format!("has {} elements: expected one a layer, {layers}", rotated.len());
         return Err(keys.wrong("no_rope_layers", problem));
     }
+    // Of Qwen's, from which the configuration was made.
+    keys.get("max_window_layers");
     let has_windows = keys.flag("use_sliding_window")?;
     let window = keys.opt_size("sliding_window")?.filter(|_| has_windows);
     let absent = |layer: usize| window.is_some() && rotated[layer] == 0;
@@ -46,7 +48,9 @@ fn from_json(keys: &JsonKeys<'_>) -> Result<DecoderConfig, ModelError> {
         }
         Some(_) => keys.layers(layers, window, absent, [LayerRope::Global; 2])?,
     };
-    layer_attention.resize(layers, LayerAttention::default());
+    if layer_attention.is_empty() {
+        layer_attention = vec![LayerAttention::default(); layers];
+    }
     for (layer, rotated) in layer_attention.iter_mut().zip(rotated) {
         if rotated == 0 {
             layer.rope = LayerRope::None;
