@@ -26,6 +26,7 @@ mod input_statistics;
 mod layer;
 mod layer_tape;
 mod loading;
+mod policy;
 mod random;
 mod rope;
 mod sampling;
