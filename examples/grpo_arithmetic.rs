@@ -21,7 +21,7 @@ use qlora_core::train::schedule::{Schedule, ScheduleKind};
 use qlora_core::train::{AdamWOptions, on_step};
 
 const SEED: u64 = 42;
-const STEPS: u64 = 20;
+const STEPS: u64 = 25;
 const PROMPTS: usize = 4;
 const GROUP: usize = 8;
 const MAX_NEW_TOKENS: usize = 5;
