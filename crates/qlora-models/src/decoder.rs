@@ -264,7 +264,7 @@ impl<B: KernelBackend> Decoder<B> {
     }
 
     /// How the logits of this model become a loss.
-    fn loss_options(&self) -> CrossEntropyOptions {
+    pub(crate) fn loss_options(&self) -> CrossEntropyOptions {
         CrossEntropyOptions {
             logit_scale: self.config.logit_scale as f32,
             softcap: self.config.logit_softcap.map(|cap| cap as f32),

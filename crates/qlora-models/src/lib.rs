@@ -30,6 +30,7 @@ mod layer_tape;
 mod loading;
 mod mlp;
 mod norm;
+mod policy;
 mod random;
 mod rope;
 mod sampling;
@@ -44,7 +45,7 @@ pub use config::{
 };
 pub use decoder::{Decoder, TokenBatch};
 pub use error::{ModelError, TensorProblems};
-pub use family::Family;
+pub use family::{Family, GgufName};
 pub use generate::{Completion, FinishReason, GenerateOptions, SampledToken};
 pub use generator::{Flow, Generator, GeneratorOptions, Request};
 pub use input_statistics::InputStatistics;

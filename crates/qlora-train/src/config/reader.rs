@@ -97,6 +97,18 @@ impl Reader {
         self.problems.push(Problem { place, key: key.to_string(), message });
     }
 
+    /// Whether a section was given, with keys or without. It is known from now on.
+    pub(super) fn has_section(&mut self, section: &'static str) -> bool {
+        self.known.entry(section).or_default();
+        self.entries.keys().any(|(name, _)| name == section)
+    }
+
+    /// Where the keys of a section that were not asked for yet were given.
+    pub(super) fn places(&self, section: &str) -> BTreeMap<String, Place> {
+        let of_section = self.entries.iter().filter(|((name, _), _)| name == section);
+        of_section.map(|((_, key), entry)| (key.clone(), entry.place)).collect()
+    }
+
     /// The raw value of a key, which from now on is known.
     pub(super) fn take(&mut self, section: &'static str, key: &'static str) -> Option<Entry> {
         self.known.entry(section).or_default().insert(key);
