@@ -300,6 +300,7 @@ fn sampling(reader: &mut Reader) -> Sampling {
         top_k: top_k.unwrap_or(default.top_k),
         min_p: min_p.unwrap_or(default.min_p),
         repetition_penalty: penalty.unwrap_or(default.repetition_penalty),
+        ..default
     }
 }
 

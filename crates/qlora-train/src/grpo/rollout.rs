@@ -170,21 +170,24 @@ impl Roller<'_> {
         let all = self.prompts.prompts();
         let prompt = |index: usize| &all[drawn[index / group]];
         let count = drawn.len() * group;
-        let ids: Vec<&[u32]> = (0..count).map(|index| prompt(index).ids.as_slice()).collect();
+        let ids: Vec<&[u32]> = drawn.iter().map(|index| all[*index].ids.as_slice()).collect();
         let limit = options.loss.max_completion_length;
         let generate = GenerateOptions {
             max_new_tokens: limit,
+            completions: group,
             sampling: options.sampling,
             stop_tokens: options.stop_tokens.clone(),
             seed,
             pass: Pass::default(),
+            ..GenerateOptions::default()
         };
         let mut texts = vec![String::new(); count];
         let mut failure = None;
         let (completions, scores) = score_during(self.rewards, count, options.reward_threads, |hand_over| {
             let mut made: Vec<Vec<u32>> = vec![Vec::new(); count];
             model.generate(&ids, &generate, &mut |token| {
-                let ids = &mut made[token.prompt];
+                let index = token.prompt * group + token.completion;
+                let ids = &mut made[index];
                 ids.push(token.id);
                 let finished = options.stop_tokens.contains(&token.id);
                 if !finished && ids.len() < limit {
@@ -192,10 +195,10 @@ impl Roller<'_> {
                 }
                 match (self.decode)(ids) {
                     Ok(text) => {
-                        texts[token.prompt].clone_from(&text);
-                        let prompt = prompt(token.prompt);
+                        texts[index].clone_from(&text);
+                        let prompt = prompt(index);
                         hand_over(Candidate {
-                            index: token.prompt,
+                            index,
                             prompt: Arc::clone(&prompt.text),
                             columns: Arc::clone(&prompt.columns),
                             completion: text,
