@@ -84,12 +84,13 @@ fn a_gguf_file_in_bf16_is_what_transformers_computes() {
         ("torch_dtype", json!("bfloat16")),
         ("rms_norm_eps", json!(1e-5)),
         ("bos_token_id", json!(1)),
-        ("eos_token_id", json!(2)),
+        // The end of a turn, and that of a text.
+        ("eos_token_id", json!([2, 0])),
         ("pad_token_id", json!(2)),
     ] {
         assert_eq!(config[key], expected, "{key}");
     }
-    assert_eq!(json_file(directory.join("generation_config.json"))["eos_token_id"], json!(2));
+    assert_eq!(json_file(directory.join("generation_config.json"))["eos_token_id"], json!([2, 0]));
 
     let checkpoint = Checkpoint::open(&directory).unwrap();
     let tokenizer = checkpoint.tokenizer().unwrap();
