@@ -7,6 +7,7 @@
 //! ours is timed.
 
 pub mod devices;
+pub mod shapes;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

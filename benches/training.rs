@@ -11,41 +11,13 @@
 use std::time::Instant;
 
 use qlora_benches::devices::default_backend;
+use qlora_benches::shapes::decoder_config;
 use qlora_core::data::Sample;
-use qlora_core::kernels::Activation;
 use qlora_core::kernels::device::{DeviceInfo, OnDevice, on_device};
 use qlora_core::models::Checkpointing;
-use qlora_core::models::{DecoderConfig, Family, RopeScaling};
 use qlora_core::prelude::*;
 use qlora_core::train::schedule::{Schedule, ScheduleKind};
 use qlora_core::train::{AdamWOptions, MomentStorage, on_step};
-
-fn config(model: &str) -> DecoderConfig {
-    let (hidden_size, intermediate_size, layers, heads, kv_heads, head_dim, vocab_size, tied) = match model {
-        "135m" => (576, 1536, 30, 9, 3, 64, 49_152, true),
-        "1b" => (2048, 8192, 16, 32, 8, 64, 128_256, true),
-        "8b" => (4096, 14_336, 32, 32, 8, 128, 128_256, false),
-        other => panic!("--model takes 135m, 1b or 8b, not {other}"),
-    };
-    DecoderConfig {
-        family: Family::Llama,
-        vocab_size,
-        hidden_size,
-        intermediate_size,
-        layers,
-        heads,
-        kv_heads,
-        head_dim,
-        rms_norm_eps: 1e-5,
-        rope_theta: 500_000.0,
-        rope_scaling: RopeScaling::default(),
-        max_position_embeddings: 131_072,
-        tie_word_embeddings: tied,
-        attention_bias: false,
-        mlp_bias: false,
-        activation: Activation::Silu,
-    }
-}
 
 struct Training {
     started: Instant,
@@ -62,7 +34,7 @@ impl OnDevice for Training {
 
     fn run<B: KernelBackend>(self, device: &B::Device, name: &DeviceInfo) {
         let (compute, _) = Compute::fastest_on::<B>(device);
-        let config = config(&self.model);
+        let config = decoder_config(&self.model);
         let quantization = Quantization::Nf4(Nf4Options { double_quant: true, ..Nf4Options::default() });
         let options = LoadOptions { quantization, compute };
         let mut model = Decoder::<Autodiff<B>>::random(&config, options, 1, device);

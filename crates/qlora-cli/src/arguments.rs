@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use qlora_core::data::TrainOn;
+use qlora_core::export::GgufType;
 
 /// Fine-tune large language models with LoRA and QLoRA.
 #[derive(Debug, Parser)]
@@ -50,6 +52,11 @@ pub(crate) enum Command {
     Train(TrainArguments),
     /// Let a model answer, printing tokens as they come
     Generate(GenerateArguments),
+    /// Look at training data: checks, rows as the model sees them, chat templates
+    Data {
+        #[command(subcommand)]
+        command: DataCommand,
+    },
     /// Write the logits of given token ids to a safetensors file
     Logits(LogitsArguments),
     /// Write a model, an adapter merged into its weights or not, in another form
@@ -101,7 +108,7 @@ pub(crate) struct GenerateArguments {
     /// Answer this text, as one user turn in the model's chat template
     #[arg(long, value_name = "TEXT", required_unless_present = "chat", conflicts_with = "chat")]
     pub(crate) prompt: Option<String>,
-    /// Talk: each line of stdin is a turn; /reset forgets, /quit or end of input leaves
+    /// Talk: each line of stdin is a turn; /help tells what else there is
     #[arg(long)]
     pub(crate) chat: bool,
     /// A system message before the first turn
@@ -121,7 +128,7 @@ pub(crate) struct SamplingArguments {
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = parse_positive)]
     pub(crate) max_tokens: usize,
     /// Take the most likely token each time
-    #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p"])]
+    #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p", "typical_p"])]
     pub(crate) greedy: bool,
     /// Divide logits by this; 0 is greedy
     #[arg(long, value_name = "T", default_value_t = 0.7)]
@@ -135,6 +142,12 @@ pub(crate) struct SamplingArguments {
     /// Drop tokens less likely than P times the most likely one
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     pub(crate) min_p: f64,
+    /// Sample among the tokens of typical surprise that together reach probability P
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub(crate) typical_p: f64,
+    /// End the answer before this text; may be given more than once
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
     /// Make tokens that were seen less likely; 1 for off
     #[arg(long, value_name = "R", default_value_t = 1.0)]
     pub(crate) repetition_penalty: f64,
@@ -153,7 +166,15 @@ pub(crate) struct LogitsArguments {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "--dtype is the type of the new weights: auto and bf16 write bfloat16.")]
+#[command(after_help = "Forms:\n  \
+    peft           the adapter as PEFT has it, with the model's tokenizer and chat template\n  \
+    safetensors    a checkpoint directory for transformers, the adapter merged\n  \
+    bnb-4bit       the same in NF4, for transformers with bitsandbytes\n  \
+    gguf:TYPE      a GGUF file for llama.cpp, the adapter merged\n  \
+    gguf-lora      the adapter as a GGUF file, for llama.cpp's --lora\n  \
+    ollama[:TYPE]  a folder with model.gguf and a Modelfile, for `ollama create`\n\
+    --dtype is the type of weights that are not quantized: auto and bf16 write bfloat16.\n\
+    What was written is opened again and compared with the model before success is reported.")]
 pub(crate) struct ExportArguments {
     /// A name, hub id, directory, or .gguf file
     #[arg(long, value_name = "MODEL")]
@@ -161,19 +182,76 @@ pub(crate) struct ExportArguments {
     /// An adapter directory in PEFT's format, to be merged into the weights
     #[arg(long, value_name = "DIR")]
     pub(crate) adapter: Option<PathBuf>,
-    /// The form to write
-    #[arg(long, value_enum, value_name = "FORM")]
-    pub(crate) to: ExportKind,
-    /// The directory to write; it must be new or empty
-    #[arg(long, value_name = "DIR")]
+    /// The form to write: peft, safetensors, bnb-4bit, gguf:TYPE, gguf-lora, ollama[:TYPE]
+    #[arg(long, value_name = "FORM")]
+    pub(crate) to: ExportForm,
+    /// The directory or file to write; it must be new, a directory may be empty
+    #[arg(long, value_name = "PATH")]
     pub(crate) out: PathBuf,
+    /// What the adapter is added to: the model's weights, or what NF4 made of them in training. Given, the difference
+    /// that it makes is measured and printed
+    #[arg(long, value_enum, value_name = "BASE", requires = "adapter")]
+    pub(crate) merge_base: Option<MergeBaseKind>,
+    /// Keep the scales of NF4 in f32, as training with `double_quant = false` does
+    #[arg(long)]
+    pub(crate) no_double_quant: bool,
+    /// Most gigabytes of tensors in a .safetensors file
+    #[arg(long, value_name = "GB", default_value_t = 5.0)]
+    pub(crate) shard_size: f64,
+    /// A text file to compare models on, in place of a few built-in sentences
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: Option<PathBuf>,
+    /// Do not open and compare what was written
+    #[arg(long)]
+    pub(crate) no_verify: bool,
 }
 
 /// Forms of a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ExportKind {
-    /// A Hugging Face checkpoint directory, which transformers loads
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ExportForm {
+    Peft,
     Safetensors,
+    Bnb4Bit,
+    Gguf(GgufType),
+    GgufLora,
+    Ollama(GgufType),
+}
+
+impl ExportForm {
+    /// What a folder for Ollama holds unless said otherwise.
+    const OLLAMA: GgufType = GgufType::F16;
+}
+
+impl std::str::FromStr for ExportForm {
+    type Err = String;
+
+    fn from_str(form: &str) -> Result<Self, String> {
+        let (form, kind) = match form.split_once(':') {
+            Some((form, kind)) => (form, Some(kind.parse::<GgufType>().map_err(|error| error.to_string())?)),
+            None => (form, None),
+        };
+        match (form, kind) {
+            ("peft", None) => Ok(Self::Peft),
+            ("safetensors", None) => Ok(Self::Safetensors),
+            ("bnb-4bit", None) => Ok(Self::Bnb4Bit),
+            ("gguf", Some(kind)) => Ok(Self::Gguf(kind)),
+            ("gguf", None) => Err("which type? as in gguf:F16".to_owned()),
+            ("gguf-lora", None) => Ok(Self::GgufLora),
+            ("ollama", kind) => Ok(Self::Ollama(kind.unwrap_or(Self::OLLAMA))),
+            _ => {
+                Err("expected peft, safetensors, bnb-4bit, gguf:TYPE, gguf-lora or ollama[:TYPE]".to_owned())
+            }
+        }
+    }
+}
+
+/// What an adapter is added to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MergeBaseKind {
+    /// The weights of the model
+    Original,
+    /// The weights as NF4 holds them
+    Dequantized,
 }
 
 #[derive(Debug, Args)]
@@ -183,6 +261,115 @@ pub(crate) struct InspectArguments {
     /// List every tensor
     #[arg(long)]
     pub(crate) tensors: bool,
+}
+
+/// What to do with data.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DataCommand {
+    /// Report on whole files: lengths, what is cut or not trained, duplicates, leakage, odd text
+    Check(CheckArguments),
+    /// Print rows as the model will see them, with trained tokens told apart
+    Show(ShowArguments),
+    /// Print conversations as a chat template writes them, as JSON
+    Render(RenderArguments),
+}
+
+/// How rows become tokens.
+#[derive(Debug, Args)]
+pub(crate) struct EncoderArguments {
+    /// Another chat template than the model's: a name (chatml, llama-3, alpaca, ..) or a Jinja file
+    #[arg(long, value_name = "TEMPLATE")]
+    pub(crate) template: Option<String>,
+    /// Which tokens the loss counts [default: assistant]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub(crate) train_on: Option<TrainOnKind>,
+}
+
+/// Which tokens the loss counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TrainOnKind {
+    /// Every turn of the assistant
+    Assistant,
+    /// The assistant's last turn
+    Last,
+    /// All that follows the prompt
+    Completions,
+    /// Everything
+    All,
+}
+
+impl From<TrainOnKind> for TrainOn {
+    fn from(kind: TrainOnKind) -> Self {
+        match kind {
+            TrainOnKind::Assistant => Self::Assistant,
+            TrainOnKind::Last => Self::Last,
+            TrainOnKind::Completions => Self::Completions,
+            TrainOnKind::All => Self::All,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit code 1 when there are errors: rows that training would stop at or learn nothing from."
+)]
+pub(crate) struct CheckArguments {
+    /// The files with the rows to train on
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// The model that is to be trained; without it only what needs no tokens is checked
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub(crate) encoder: EncoderArguments,
+    /// The longest row that training will take, in tokens
+    #[arg(long, value_name = "N", value_parser = parse_positive)]
+    pub(crate) max_length: Option<usize>,
+    /// A file with held-out rows, which must not be among those to train on; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(crate) eval: Vec<PathBuf>,
+    /// Rows of an optimizer step, for the estimate of steps
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = parse_positive)]
+    pub(crate) batch_size: usize,
+    /// Times that every row is seen, for the estimate of steps
+    #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = parse_epochs)]
+    pub(crate) epochs: f64,
+    /// Write the report as a web page too, with tokens coloured by weight
+    #[arg(long, value_name = "FILE.html")]
+    pub(crate) html: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "White space is made visible. Trained tokens are green, or stand in \u{27e6}..\u{27e7} where there \
+    are no colours."
+)]
+pub(crate) struct ShowArguments {
+    /// The file with the rows
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The model that is to be trained
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) encoder: EncoderArguments,
+    /// Which rows, from 0: 0,5..8 is 0, 5, 6 and 7
+    #[arg(long, value_name = "ROWS", default_value = "0..3", value_delimiter = ',', value_parser = parse_rows)]
+    pub(crate) rows: Vec<RowRange>,
+}
+
+/// Some rows in sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RowRange(pub(crate) std::ops::Range<usize>);
+
+#[derive(Debug, Args)]
+pub(crate) struct RenderArguments {
+    /// A Jinja file, or the name of a chat template (chatml, llama-3, alpaca, ..)
+    #[arg(long, value_name = "T.jinja")]
+    pub(crate) template: String,
+    /// A JSON list of {"messages", "tools", "add_generation_prompt", "variables"}
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) messages: PathBuf,
 }
 
 /// Where to compute.
@@ -236,6 +423,35 @@ pub(crate) enum QuantKind {
     Nf4,
 }
 
+fn parse_epochs(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|&epochs: &f64| epochs > 0.0 && epochs.is_finite())
+        .ok_or("must be above 0".to_owned())
+}
+
+/// `5`, or `5..8` without the 8.
+fn parse_rows(text: &str) -> Result<RowRange, String> {
+    /// More than anybody reads, and few enough to be kept.
+    const MOST: usize = 100_000;
+    let number = |text: &str| {
+        let wrong = |_| format!("{text:?} is no row; write rows as 0,5..8");
+        text.trim().parse::<usize>().map_err(wrong)
+    };
+    let rows = match text.split_once("..") {
+        Some((first, end)) => number(first)?..number(end)?,
+        None => {
+            let row = number(text)?;
+            row..row.checked_add(1).ok_or("too large a number")?
+        }
+    };
+    match rows.len() {
+        0 => Err(format!("{text} has no rows; the end is not one of them")),
+        1..=MOST => Ok(RowRange(rows)),
+        _ => Err(format!("at most {MOST} rows")),
+    }
+}
+
 fn parse_positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("must be at least 1".to_owned()),
@@ -248,10 +464,20 @@ fn parse_positive(text: &str) -> Result<usize, String> {
 mod tests {
     use clap::CommandFactory;
 
-    use super::Arguments;
+    use super::{Arguments, parse_rows};
 
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn rows_are_numbers_and_ranges() {
+        assert_eq!(parse_rows("5").unwrap().0, 5..6);
+        assert_eq!(parse_rows("5..8").unwrap().0, 5..8);
+        for wrong in ["", "a", "5..", "8..5", "5..5", "-1", "0..18446744073709551615", "18446744073709551615"]
+        {
+            assert!(parse_rows(wrong).is_err(), "{wrong}");
+        }
     }
 }

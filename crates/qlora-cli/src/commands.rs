@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod data;
 mod export;
 mod fetch;
 mod generate;
@@ -18,6 +19,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Train(arguments) => train::run(&global, &arguments),
         Command::Generate(arguments) => generate::run(&global, &arguments),
         Command::Logits(arguments) => logits::run(&global, &arguments),
+        Command::Data { command } => data::run(&global, &command),
         Command::Export(arguments) => export::run(&global, &arguments),
         Command::Inspect(arguments) => inspect::run(&global, &arguments),
     }

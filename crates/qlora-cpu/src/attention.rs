@@ -5,6 +5,7 @@ mod backward;
 mod decode;
 mod forward;
 mod packed;
+mod paged;
 mod product;
 mod span;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod tests;
 
 pub use backward::attention_backward;
 pub use forward::attention;
+pub use paged::{PagedSequence, paged_attention};
 pub use span::{AttentionShape, AttentionSpan};
 
 /// Query rows (queries times heads that share a key) of a tile: a multiple of the product's row block.

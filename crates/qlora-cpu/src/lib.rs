@@ -28,7 +28,9 @@ mod weight;
 
 pub use activation::{Activation, gated_activation, gated_activation_backward};
 pub use adamw8bit::{MOMENT_BLOCK, Moment8, adamw8bit};
-pub use attention::{AttentionShape, AttentionSpan, attention, attention_backward};
+pub use attention::{
+    AttentionShape, AttentionSpan, PagedSequence, attention, attention_backward, paged_attention,
+};
 pub use cross_entropy::{CrossEntropy, TokenStats, cross_entropy_rows};
 pub use decode::dequantize;
 pub use elementwise::{add, add_scaled, scale};

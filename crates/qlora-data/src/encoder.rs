@@ -1,19 +1,22 @@
-use crate::responses::{Conversation, Layout, turn_ends};
+use crate::responses::{ASSISTANT, Conversation, Layout, TrainedSpan, turn_ends};
 use crate::{Row, RowProblem, Sample};
 use qlora_text::{ChatTemplate, Message, TokenSpan, Tokenizer};
 use serde::{Deserialize, Serialize};
-use std::ops::{AddAssign, Range};
+use std::ops::AddAssign;
 use std::sync::Arc;
 
-/// Which tokens of a conversation are trained. Rows of token ids bring their own labels.
+/// Which tokens are trained. Rows of token ids bring their own labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TrainOn {
-    /// Every turn of the assistant with the token that ends it; of prompt and completion, the completion.
+    /// Every turn of the assistant with the token that ends it; of a prompt and its completion, those of the
+    /// completion.
     #[default]
-    Responses,
-    /// The last turn of the assistant.
-    LastResponse,
+    Assistant,
+    /// The last turn of the assistant; of a prompt and its completion, the completion's.
+    Last,
+    /// All that follows the prompt, whoever says it; only for rows of prompt and completion.
+    Completions,
     /// Everything.
     All,
 }
@@ -103,9 +106,24 @@ impl Encoder {
     /// # Errors
     /// A [`RowProblem`] that says what to do.
     pub fn encode(&self, row: &Row, line: usize) -> Result<Encoded, RowProblem> {
-        let (ids, weights, remarks) = match row {
-            Row::Tokens { ids, weights } => (ids.clone(), weights.clone(), Remarks::default()),
-            Row::Text { prompt, completion } => self.text(prompt, completion)?,
+        self.encode_with_text(row, line).map(|(encoded, _)| encoded)
+    }
+
+    /// [`encode`](Self::encode), and the text that the ids stand for; `None` for rows of token ids.
+    pub(crate) fn encode_with_text(
+        &self,
+        row: &Row,
+        line: usize,
+    ) -> Result<(Encoded, Option<String>), RowProblem> {
+        let (Weighted { ids, weights, remarks }, text) = match row {
+            Row::Tokens { ids, weights } => {
+                let (ids, weights) = (ids.clone(), weights.clone());
+                (Weighted { ids, weights, remarks: Remarks::default() }, None)
+            }
+            Row::Text { prompt, completion } => {
+                let (weighted, text) = self.text(prompt, completion)?;
+                (weighted, Some(text))
+            }
             Row::Conversation { messages, trained_from, tools, variables } => {
                 let conversation = Conversation {
                     template: self
@@ -117,7 +135,8 @@ impl Encoder {
                     tools: tools.as_deref(),
                     variables: variables.as_ref(),
                 };
-                self.conversation(&conversation)?
+                let (weighted, text) = self.conversation(&conversation)?;
+                (weighted, Some(text))
             }
         };
         let limit = self.vocab_size.or_else(|| self.tokenizer.as_ref().map(|t| t.vocab_size()));
@@ -130,67 +149,82 @@ impl Encoder {
         if sample.trained_tokens() == 0 {
             return Err(RowProblem::Untrained { reason: untrained_reason(row) });
         }
-        Ok(Encoded { sample, remarks })
+        Ok((Encoded { sample, remarks }, text))
     }
 
-    fn tokenizer(&self) -> Result<&Tokenizer, RowProblem> {
+    /// The tokenizer, if there is one.
+    #[must_use]
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_deref()
+    }
+
+    fn needed_tokenizer(&self) -> Result<&Tokenizer, RowProblem> {
         self.tokenizer.as_deref().ok_or(RowProblem::NoTokenizer)
     }
 
-    fn conversation(&self, conversation: &Conversation<'_>) -> Result<Weighted, RowProblem> {
-        let tokenizer = self.tokenizer()?;
+    fn conversation(&self, conversation: &Conversation<'_>) -> Result<(Weighted, String), RowProblem> {
+        let tokenizer = self.needed_tokenizer()?;
         let Layout { text, spans } = conversation.layout(tokenizer, self.train_on)?;
-        let (ids, weights, mut remarks) = weigh(tokenizer, &text, &spans)?;
+        let mut weighted = weigh(tokenizer, &text, &spans)?;
         if self.train_on == TrainOn::All {
-            remarks.unended_responses = 0;
+            weighted.remarks.unended_responses = 0;
         }
         let contents = conversation.messages.iter().filter_map(Message::text);
-        remarks.special_in_content = contents.filter(|text| mentions_special(tokenizer, text)).count();
-        refuse_doubled_bos(tokenizer, &ids)?;
-        Ok((ids, weights, remarks))
+        weighted.remarks.special_in_content =
+            contents.filter(|text| mentions_special(tokenizer, text)).count();
+        refuse_doubled_bos(tokenizer, &weighted.ids)?;
+        Ok((weighted, text))
     }
 
-    fn text(&self, prompt: &str, completion: &str) -> Result<Weighted, RowProblem> {
-        let tokenizer = self.tokenizer()?;
+    fn text(&self, prompt: &str, completion: &str) -> Result<(Weighted, String), RowProblem> {
+        let tokenizer = self.needed_tokenizer()?;
         if completion.is_empty() {
             return Err(RowProblem::Untrained { reason: "the completion is empty" });
         }
-        let text = format!("{prompt}{completion}");
+        let mut text = format!("{prompt}{completion}");
         let trained = match self.train_on {
             TrainOn::All => 0..text.len(),
-            TrainOn::Responses | TrainOn::LastResponse => prompt.len()..text.len(),
+            TrainOn::Assistant | TrainOn::Last | TrainOn::Completions => prompt.len()..text.len(),
         };
-        let (mut ids, mut weights, mut remarks) = weigh(tokenizer, &text, &[trained])?;
-        remarks.unended_responses = 0;
+        let mut weighted = weigh(tokenizer, &text, &[TrainedSpan::new(trained, 1.0)])?;
+        weighted.remarks.unended_responses = 0;
+        let token_text = |id| tokenizer.token(id).unwrap_or_default();
         match tokenizer.eos() {
-            [] => remarks.unended_responses = 1,
-            stops if ids.last().is_some_and(|last| stops.contains(last)) => {}
+            [] => weighted.remarks.unended_responses = 1,
+            stops if weighted.ids.last().is_some_and(|last| stops.contains(last)) => {}
             stops => {
-                ids.push(stops[0]);
-                weights.push(1.0);
+                weighted.ids.push(stops[0]);
+                weighted.weights.push(1.0);
+                text += &token_text(stops[0]);
             }
         }
         if let Some(bos) = tokenizer.bos()
             && tokenizer.adds_bos()
-            && ids.first() != Some(&bos)
+            && weighted.ids.first() != Some(&bos)
         {
-            ids.insert(0, bos);
-            weights.insert(0, 0.0);
+            weighted.ids.insert(0, bos);
+            weighted.weights.insert(0, 0.0);
+            text.insert_str(0, &token_text(bos));
         }
-        remarks.special_in_content =
+        weighted.remarks.special_in_content =
             [prompt, completion].iter().filter(|text| mentions_special(tokenizer, text)).count();
-        refuse_doubled_bos(tokenizer, &ids)?;
-        Ok((ids, weights, remarks))
+        refuse_doubled_bos(tokenizer, &weighted.ids)?;
+        Ok((weighted, text))
     }
 }
 
 /// Ids, the weight of each, and what was noticed.
-type Weighted = (Vec<u32>, Vec<f32>, Remarks);
+struct Weighted {
+    ids: Vec<u32>,
+    weights: Vec<f32>,
+    remarks: Remarks,
+}
 
-/// Tokenizes a text of which the spans (sorted, apart) are trained.
-fn weigh(tokenizer: &Tokenizer, text: &str, spans: &[Range<usize>]) -> Result<Weighted, RowProblem> {
+/// Tokenizes a text of which the spans are trained.
+fn weigh(tokenizer: &Tokenizer, text: &str, spans: &[TrainedSpan]) -> Result<Weighted, RowProblem> {
     let mut remarks = Remarks::default();
-    let mut boundaries: Vec<usize> = spans.iter().flat_map(|span| [span.start, span.end]).collect();
+    let mut boundaries: Vec<usize> =
+        spans.iter().flat_map(|span| [span.range.start, span.range.end]).collect();
     boundaries.dedup();
     let mut cuts: Vec<usize> = Vec::new();
     let mut tokens = tokenizer.encode_with_offsets(text)?;
@@ -213,20 +247,25 @@ fn weigh(tokenizer: &Tokenizer, text: &str, spans: &[Range<usize>]) -> Result<We
     remarks.split_boundaries = cuts.len();
 
     let mut weights = vec![0.0; tokens.len()];
-    for span in spans {
-        let first = tokens.partition_point(|token| token.start < span.start);
-        let end = first + tokens[first..].partition_point(|token| token.start < span.end);
-        weights[first..end].fill(1.0);
-        verify(tokenizer, &tokens[first..end], &text[span.clone()])?;
+    for TrainedSpan { range, weight } in spans {
+        let first = tokens.partition_point(|token| token.start < range.start);
+        let end = first + tokens[first..].partition_point(|token| token.start < range.end);
+        weights[first..end].fill(*weight);
+        verify(tokenizer, &tokens[first..end], &text[range.clone()])?;
         let within: Vec<TokenSpan> = tokens[first..end]
             .iter()
-            .map(|token| TokenSpan { start: token.start - span.start, end: token.end - span.start, ..*token })
+            .map(|token| TokenSpan {
+                start: token.start - range.start,
+                end: token.end - range.start,
+                ..*token
+            })
             .collect();
-        if turn_ends(&text[span.clone()], &within, tokenizer).is_empty() {
+        if turn_ends(&text[range.clone()], &within, tokenizer).is_empty() {
             remarks.unended_responses += 1;
         }
     }
-    Ok((tokens.into_iter().map(|token| token.id).collect(), weights, remarks))
+    let ids = tokens.into_iter().map(|token| token.id).collect();
+    Ok(Weighted { ids, weights, remarks })
 }
 
 fn encode_pieces(tokenizer: &Tokenizer, text: &str, cuts: &[usize]) -> Result<Vec<TokenSpan>, RowProblem> {
@@ -278,6 +317,9 @@ fn untrained_reason(row: &Row) -> &'static str {
             "every label is -100 (the first label never counts: nothing precedes it); remove the row"
         }
         Row::Text { .. } => "the completion has no tokens",
+        Row::Conversation { messages, .. } if messages.iter().any(|m| m.role() == ASSISTANT) => {
+            "every message of the assistant that would be trained has `weight` 0 or is empty; remove the row"
+        }
         Row::Conversation { .. } => {
             "the conversation has no message of the role `assistant` to train on; remove the row, or train on all"
         }

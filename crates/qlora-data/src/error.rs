@@ -111,6 +111,19 @@ pub enum Error {
         /// Samples per batch.
         batch_size: usize,
     },
+    /// A sample is longer than a batch may be.
+    #[error(
+        "sample {sample} has {tokens} tokens, and a batch may have {budget}; raise the token budget of a batch, or \
+         lower max_length"
+    )]
+    LongerThanBudget {
+        /// Position of the sample, from 0.
+        sample: usize,
+        /// Its tokens.
+        tokens: usize,
+        /// The most tokens of a batch.
+        budget: usize,
+    },
     /// A sampler's state does not belong to this data set.
     #[error(
         "the data cursor {cursor} is beyond the {samples} samples; the data is not that of the checkpoint"
@@ -256,7 +269,7 @@ pub enum RowProblem {
     /// The chat template writes an assistant's turn differently once other turns follow.
     #[error(
         "message {turn}: the chat template changes an assistant's turn, or what stands before it, when more turns \
-         follow, so that the trained text would not be what the model generates; train on the last response only, \
+         follow, so that the trained text would not be what the model generates; train on the last turn only, \
          or use a chat template with {{% generation %}} blocks"
     )]
     HistoryRewritten {
@@ -315,6 +328,22 @@ pub enum RowProblem {
         tokens: usize,
         /// The limit.
         limit: usize,
+    },
+    /// Completions are to be trained, and the row has none.
+    #[error(
+        "train_on = \"completions\" needs a prompt and a completion, and the row is one list of messages; set \
+         train_on to \"assistant\" or \"last\", or write the row as `prompt` and `completion`"
+    )]
+    NoCompletion,
+    /// A message has a `weight` that means nothing.
+    #[error("message {message}: `weight` is {found}, expected {expected}")]
+    MessageWeight {
+        /// Position of the message, from 0.
+        message: usize,
+        /// What should stand there.
+        expected: &'static str,
+        /// What does.
+        found: String,
     },
     /// No token of the row is trained.
     #[error("no trained token: {reason}")]

@@ -25,7 +25,8 @@
 //! | rows renamed, varied, joined, mixed, split | [`ColumnTemplate`], [`Augmentation`], [`EvalSplit`], [`DataPlan`] |
 //! | a row as ids and loss weights | [`Encoder`], [`TrainOn`], [`Sample`] |
 //! | a file, checked and counted | [`Dataset`], [`DatasetOptions`], [`DatasetReport`] |
-//! | which samples come next | [`Sampler`], [`SamplerState`] |
+//! | which samples come next, by rows or by tokens | [`Sampler`], [`SamplerState`], [`Packing`] |
+//! | what training would see of whole files | [`check`] |
 //! | some samples, shifted for next-token prediction | [`Batch`] |
 //!
 //! Nothing is silent: a row that is damaged, too long, or without a trained token is an error, or is skipped
@@ -33,6 +34,7 @@
 
 mod augmentation;
 mod batch;
+pub mod check;
 mod column_template;
 mod convert;
 mod data_plan;
@@ -43,6 +45,8 @@ mod eval_split;
 mod file_format;
 mod glob;
 mod keyed_hash;
+mod packing;
+mod pieces;
 mod pipeline;
 mod position;
 mod reader;
@@ -69,6 +73,8 @@ pub use encoder::{Encoded, Encoder, Remarks, TrainOn};
 pub use error::{Error, RowProblem};
 pub use eval_split::EvalSplit;
 pub use file_format::FileFormat;
+pub use packing::Packing;
+pub use pieces::{Piece, pieces, visible};
 pub use position::{Location, Position, Unit};
 pub use reader::TextSplit;
 pub use records::Records;

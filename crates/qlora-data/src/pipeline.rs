@@ -112,7 +112,10 @@ impl Pipeline<'_> {
     }
 }
 
-fn read_chunk(rows: &mut (dyn Iterator<Item = Result<RawRow, Error>> + Send)) -> Result<Vec<RawRow>, Error> {
+/// The next rows, some megabytes; none at the end.
+pub(crate) fn read_chunk(
+    rows: &mut (dyn Iterator<Item = Result<RawRow, Error>> + Send),
+) -> Result<Vec<RawRow>, Error> {
     let (mut chunk, mut bytes) = (Vec::new(), 0);
     while bytes < CHUNK_BYTES {
         let Some(row) = rows.next().transpose()? else { break };

@@ -1,5 +1,6 @@
 //! JSON objects as rows of a shape.
 
+use crate::reader::RawRow;
 use crate::turns::{self, with_system};
 use crate::{Preference, Prompt, Record, Row, RowProblem, RowShape, Source};
 use qlora_text::Message;
@@ -11,6 +12,22 @@ pub(crate) struct ParsedRow {
     pub(crate) record: Record,
     pub(crate) shape: RowShape,
     pub(crate) ignored_keys: Vec<String>,
+}
+
+/// A row of something to imitate.
+pub(crate) struct SupervisedRow {
+    pub(crate) row: Row,
+    pub(crate) shape: RowShape,
+    pub(crate) ignored_keys: Vec<String>,
+}
+
+/// Reads a row for supervised fine-tuning; rows of other purposes are refused.
+pub(crate) fn supervised(raw: RawRow, shape: Option<RowShape>) -> Result<SupervisedRow, RowProblem> {
+    let ParsedRow { record, shape, ignored_keys } = parse(fields(raw.parse()?)?, shape)?;
+    match record {
+        Record::Row(row) => Ok(SupervisedRow { row, shape, ignored_keys }),
+        Record::Preference(_) | Record::Prompt(_) => Err(RowProblem::NotSupervised { shape }),
+    }
 }
 
 type Fields = Map<String, Value>;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use qlora_data::{Encoded, Encoder, Row, RowProblem, Sample, TrainOn};
 use qlora_gguf::Gguf;
 use qlora_text::{ChatTemplate, Message, RenderInput, Tokenizer};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::sync::{Arc, LazyLock};
 
 static SMOLLM2: LazyLock<Option<Arc<Tokenizer>>> = LazyLock::new(|| {
@@ -53,7 +53,7 @@ fn responses_are_trained_with_their_end_and_without_the_line_end() {
     // The template's default system prompt is part of the text.
     assert!(tokenizer.decode(&sample.ids, true).unwrap().starts_with("system\nYou are a helpful AI"));
 
-    let last = encode(&encoder.clone().with_train_on(TrainOn::LastResponse), &row).sample;
+    let last = encode(&encoder.clone().with_train_on(TrainOn::Last), &row).sample;
     assert_eq!(last.ids, sample.ids);
     assert_eq!(trained(tokenizer, &last), [" 6\n<|im_end|>"]);
     let all = encode(&encoder.with_train_on(TrainOn::All), &row).sample;
@@ -110,6 +110,85 @@ fn completions_of_messages_train_only_what_is_completed() {
     assert_eq!(trained(tokenizer, &sample), ["answer<|im_end|>"]);
 }
 
+fn with_weight(role: &str, content: &str, weight: Value) -> Message {
+    Message::from_json(0, json!({"role": role, "content": content, "weight": weight})).unwrap()
+}
+
+#[test]
+fn a_message_may_weigh_less_or_nothing() {
+    let Some(tokenizer) = &*SMOLLM2 else { return };
+    let messages = vec![
+        Message::user("a"),
+        with_weight("assistant", "context", json!(0)),
+        Message::user("b"),
+        with_weight("assistant", "half", json!(0.5)),
+        with_weight("user", "c", json!(null)),
+        Message::assistant("whole"),
+    ];
+    // By prefixes, and by blocks.
+    let blocks = ChatTemplate::new(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}\
+         {{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}\n{% endfor %}\
+         {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    )
+    .unwrap();
+    let encoder = Encoder::new(tokenizer.clone());
+    for encoder in [encoder.clone(), encoder.with_template(blocks)] {
+        let sample = encode(&encoder, &conversation(messages.clone())).sample;
+        assert_eq!(trained(tokenizer, &sample), ["half<|im_end|>", "whole<|im_end|>"]);
+        let halves = sample.weights.iter().filter(|&&weight| weight == 0.5).count();
+        assert_eq!(halves, tokenizer.encode("half<|im_end|>").unwrap().len());
+        // Beside everything else the weights still hold.
+        let encoder = encoder.with_train_on(TrainOn::All);
+        let all = encode(&encoder, &conversation(messages.clone())).sample;
+        assert_eq!(all.ids, sample.ids);
+        let parts = trained(tokenizer, &all);
+        assert_eq!(parts.len(), 2, "{parts:?}");
+        assert!(parts[0].ends_with("a<|im_end|>\n<|im_start|>assistant\n"), "{parts:?}");
+        assert!(parts[1].starts_with("\n<|im_start|>user\nb<|im_end|>"), "{parts:?}");
+        assert_eq!(all.weights.iter().filter(|&&weight| weight == 0.5).count(), halves);
+    }
+    let encoder = Encoder::new(tokenizer.clone());
+    for (message, words) in [
+        (
+            with_weight("assistant", "x", json!(-1)),
+            "message 1: `weight` is -1, expected a number of at least 0",
+        ),
+        (with_weight("assistant", "x", json!("1")), "`weight` is \"1\""),
+        (with_weight("system", "x", json!(1)), "on messages of the assistant only"),
+        (with_weight("assistant", "x", json!(0)), "has `weight` 0"),
+    ] {
+        let problem = encoder.encode(&conversation(vec![Message::user("a"), message]), 1).unwrap_err();
+        assert!(problem.to_string().contains(words), "{problem}");
+    }
+}
+
+#[test]
+fn completions_train_all_that_follows_the_prompt() {
+    let Some(tokenizer) = &*SMOLLM2 else { return };
+    let encoder = Encoder::new(tokenizer.clone()).with_train_on(TrainOn::Completions);
+    let row = |trained_from| Row::Conversation {
+        messages: turns(&["a", "b", "c", "d"]),
+        trained_from,
+        tools: None,
+        variables: None,
+    };
+    let sample = encode(&encoder, &row(1)).sample;
+    assert_eq!(
+        trained(tokenizer, &sample),
+        ["b<|im_end|>\n<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\nd<|im_end|>"]
+    );
+    let sample = encode(&encoder, &row(2)).sample;
+    assert_eq!(
+        trained(tokenizer, &sample),
+        ["<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\nd<|im_end|>"]
+    );
+    let problem = encoder.encode(&row(0), 1).unwrap_err().to_string();
+    assert!(problem.contains("train_on = \"completions\" needs a prompt and a completion"), "{problem}");
+    let text = Row::Text { prompt: "Hello".into(), completion: " world".into() };
+    assert_eq!(trained(tokenizer, &encode(&encoder, &text).sample), [" world<|im_end|>"]);
+}
+
 /// A template of the goldens, and SmolLM2's vocabulary: the special tokens of the other model are then plain
 /// text, except those that both have.
 fn golden_encoder(tokenizer: &Arc<Tokenizer>, name: &str) -> Option<Encoder> {
@@ -133,7 +212,7 @@ fn templates_of_other_models() {
         return;
     }
     let responses =
-        |name: &str| parts(name, TrainOn::Responses).unwrap_or_else(|problem| panic!("{name}: {problem}"));
+        |name: &str| parts(name, TrainOn::Assistant).unwrap_or_else(|problem| panic!("{name}: {problem}"));
     assert_eq!(responses("qwen2_5"), ["Hello<|im_end|>", "2<|im_end|>"]);
     // Blocks decide to the byte, the line ends of the template included.
     assert_eq!(responses("qwen2_5_training"), ["\nHello<|im_end|>\n", "\n2<|im_end|>\n"]);
@@ -141,16 +220,16 @@ fn templates_of_other_models() {
         responses("qwen3_training"),
         ["<think>\n\n</think>\n\nHello<|im_end|>\n", "<think>\n\n</think>\n\n2<|im_end|>\n"]
     );
-    assert_eq!(parts("qwen3_training", TrainOn::LastResponse).unwrap().len(), 1);
+    assert_eq!(parts("qwen3_training", TrainOn::Last).unwrap().len(), 1);
     // No special token ends these turns in this vocabulary: all the turn is trained.
     assert_eq!(responses("llama3"), ["Hello<|eot_id|>", "2<|eot_id|>"]);
     assert_eq!(responses("gemma3"), ["Hello<end_of_turn>\n", "2<end_of_turn>\n"]);
 
     // Qwen3 takes the thoughts out of all turns but the last.
-    let problem = parts("qwen3", TrainOn::Responses).unwrap_err();
+    let problem = parts("qwen3", TrainOn::Assistant).unwrap_err();
     assert!(matches!(problem, RowProblem::HistoryRewritten { turn: 1 }), "{problem}");
-    assert!(problem.to_string().contains("train on the last response only"));
-    assert_eq!(parts("qwen3", TrainOn::LastResponse).unwrap(), ["<think>\n\n</think>\n\n2<|im_end|>"]);
+    assert!(problem.to_string().contains("train on the last turn only"));
+    assert_eq!(parts("qwen3", TrainOn::Last).unwrap(), ["<think>\n\n</think>\n\n2<|im_end|>"]);
 }
 
 /// Phi-3 writes an end of text after the last turn only, and its turns end with a special token.

@@ -50,7 +50,12 @@ impl PeftAdapter {
         };
         let mut tensors = BTreeMap::new();
         for (path, (factors, scale)) in set.layers {
-            let AdapterFactors { a, b, rank, inputs, outputs } = factors;
+            let AdapterFactors { a, b, rank, inputs, outputs, magnitude } = factors;
+            if let Some(values) = magnitude {
+                peft.use_dora = true;
+                let shape = vec![outputs];
+                tensors.insert(Factor::Magnitude.tensor_name(&path), AdapterTensor { shape, values });
+            }
             let divisor = if config.rslora { (rank as f64).sqrt() } else { rank as f64 };
             if rank != config.rank {
                 peft.rank_pattern.push((path.clone(), rank));
@@ -78,6 +83,7 @@ impl PeftAdapter {
                 rank: layer.rank,
                 inputs: layer.inputs,
                 outputs: layer.outputs,
+                magnitude: layer.magnitude.map(<[f32]>::to_vec),
             };
             (path.to_owned(), (factors, layer.scale))
         });
@@ -97,7 +103,28 @@ mod tests {
     use super::*;
 
     fn factors(rank: usize) -> AdapterFactors {
-        AdapterFactors { a: vec![0.5; rank * 3], b: vec![-0.25; 5 * rank], rank, inputs: 3, outputs: 5 }
+        let (a, b) = (vec![0.5; rank * 3], vec![-0.25; 5 * rank]);
+        AdapterFactors { a, b, rank, inputs: 3, outputs: 5, magnitude: None }
+    }
+
+    #[test]
+    fn magnitudes_go_with_all_layers_or_none() {
+        let layer = |magnitude| (AdapterFactors { magnitude, ..factors(2) }, 1.0);
+        let (dora, lora) = (layer(Some(vec![1.5; 5])), layer(None));
+        let config = LoraConfig { rank: 2, alpha: 2.0, ..LoraConfig::default() };
+        let set = |layers: &[(&str, &(AdapterFactors, f64))]| AdapterSet {
+            layers: layers.iter().map(|(path, layer)| ((*path).to_owned(), (*layer).clone())).collect(),
+        };
+        let all = set(&[("a.up_proj", &dora), ("b.up_proj", &dora)]);
+        let adapter = PeftAdapter::from_adapter_set(all.clone(), &config, None).unwrap();
+        assert!(adapter.config().use_dora);
+        assert_eq!(adapter.adapter_set(), all);
+        let some = set(&[("a.up_proj", &dora), ("b.up_proj", &lora)]);
+        let error = PeftAdapter::from_adapter_set(some, &config, None).unwrap_err();
+        assert!(
+            matches!(&error, InvalidAdapter::MissingFactor { missing, .. } if missing.contains("b.up_proj")),
+            "{error}"
+        );
     }
 
     #[test]

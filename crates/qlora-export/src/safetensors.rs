@@ -1,143 +1,149 @@
 //! A checkpoint directory as Hugging Face has it: `config.json`, `generation_config.json`,
-//! `model.safetensors`, and the files of the tokenizer.
+//! `model.safetensors` or shards of it, and the files of the tokenizer.
 
-mod error;
-mod float_type;
-mod merge;
-
-use std::io::{self, Write};
 use std::path::Path;
 
 use qlora_files::atomic::{read_json, write_directory, write_json};
-use qlora_files::safetensors::{TensorSpec, write_safetensors_with};
-use qlora_models::{AdapterSet, Checkpoint, LoadProgress};
+use qlora_files::safetensors::{TensorSpec, write_sharded};
+use qlora_models::{Checkpoint, LoadProgress};
 use qlora_text::Tokenizer;
 use serde_json::{Map, Value, json};
 
-pub use self::error::SafetensorsError;
-pub use self::float_type::FloatType;
-use self::merge::merge;
+use crate::target::{prepare_directory, write_tensors};
+use crate::{ExportError, ExportSource, FloatType};
 
-const TENSORS: &str = "model.safetensors";
 const GENERATION: &str = "generation_config.json";
 
 /// How a checkpoint directory is written.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct SafetensorsOptions {
     /// The type of all tensors.
     pub dtype: FloatType,
+    /// Most bytes of tensors in a file; a larger tensor has one to itself.
+    pub shard_size: u64,
+}
+
+impl Default for SafetensorsOptions {
+    /// bfloat16, in files of 5 GB.
+    fn default() -> Self {
+        Self { dtype: FloatType::default(), shard_size: 5_000_000_000 }
+    }
 }
 
 /// What was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExportedCheckpoint {
-    /// Tensors in `model.safetensors`.
+    /// Tensors of the checkpoint.
     pub tensors: usize,
     /// Layers that an adapter was merged into.
     pub merged: usize,
-    /// Bytes of `model.safetensors`.
+    /// Files with tensors.
+    pub files: usize,
+    /// Bytes of all files with tensors.
     pub bytes: u64,
     /// Whether the source came with a tokenizer, which was written too.
     pub tokenizer: bool,
 }
 
-/// Writes a checkpoint as a directory that `transformers` loads, with `W + scale · B A` in place of `W` where
-/// the adapter has factors. Sums are f32 and rounded once, to the type of `options`.
+/// Writes a directory that `transformers` loads. Sums are f32 and rounded once, to the type of `options`.
 ///
 /// One tensor at a time is in memory. The directory appears whole or not at all; folders above it are
 /// created.
 ///
 /// # Errors
-/// When the directory exists and is not empty, the adapter belongs to another model, a tensor is damaged or
-/// does not fit the type, the configuration or tokenizer cannot be written, or a file cannot.
+/// When the directory exists and is not empty, the disk is too small, a tensor is damaged or does not fit the
+/// type, the configuration or tokenizer cannot be written, or a file cannot.
 pub fn export_safetensors(
-    checkpoint: &Checkpoint,
-    adapter: Option<&AdapterSet>,
+    source: ExportSource<'_>,
     options: SafetensorsOptions,
     directory: impl AsRef<Path>,
     progress: LoadProgress<'_>,
-) -> Result<ExportedCheckpoint, SafetensorsError> {
-    let directory = directory.as_ref();
-    refuse_full(directory)?;
-    if let Some(adapter) = adapter {
-        adapter.check(checkpoint.config())?;
-    }
-    let tokenizer = checkpoint.has_tokenizer().then(|| checkpoint.tokenizer()).transpose()?;
-    let config = config(checkpoint, tokenizer.as_ref(), options.dtype)?;
-    let generation = generation_config(checkpoint, &config, tokenizer.as_ref())?;
-    if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        std::fs::create_dir_all(parent).map_err(qlora_files::Error::io("create", parent))?;
-    }
-    let mut exported = ExportedCheckpoint {
-        tensors: 0,
-        merged: adapter.map_or(0, |adapter| adapter.layers.len()),
-        bytes: 0,
-        tokenizer: tokenizer.is_some(),
-    };
-    write_directory(directory, |folder| {
-        let path = folder.join(TENSORS);
-        exported.tensors = write_tensors(checkpoint, adapter, options.dtype, &path, progress)?;
-        exported.bytes = path.metadata().map_err(qlora_files::Error::io("inspect", &path))?.len();
-        write_json(folder.join("config.json"), &config)?;
-        write_json(folder.join(GENERATION), &generation)?;
-        if let Some(tokenizer) = &tokenizer {
-            tokenizer.save(folder)?;
-        }
-        Ok::<_, SafetensorsError>(())
-    })?;
-    Ok(exported)
-}
-
-/// A directory is replaced as a whole: one with files in it may be the source, or somebody's work.
-fn refuse_full(directory: &Path) -> Result<(), SafetensorsError> {
-    let is_full = match std::fs::read_dir(directory) {
-        Ok(mut entries) => entries.next().is_some(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-        Err(source) => return Err(qlora_files::Error::io("list", directory)(source).into()),
-    };
-    if is_full {
-        return Err(SafetensorsError::NotEmpty { path: directory.to_owned() });
-    }
-    Ok(())
-}
-
-fn write_tensors(
-    checkpoint: &Checkpoint,
-    adapter: Option<&AdapterSet>,
-    dtype: FloatType,
-    path: &Path,
-    progress: LoadProgress<'_>,
-) -> Result<usize, SafetensorsError> {
+) -> Result<ExportedCheckpoint, ExportError> {
+    let SafetensorsOptions { dtype, shard_size } = options;
+    let (directory, checkpoint) = (directory.as_ref(), source.checkpoint());
+    prepare_directory(directory, checkpoint.config().parameter_count() as u64 * dtype.size())?;
     let tensors = checkpoint.config().tensors();
     let specs: Vec<TensorSpec> =
         tensors.iter().map(|(name, shape)| TensorSpec::new(name, dtype.stored(), shape.as_slice())).collect();
     let mut done = 0;
-    let mut write = |index: usize, file: &mut dyn Write| -> Result<(), SafetensorsError> {
-        let (name, shape) = &tensors[index];
-        let mut values = checkpoint.tensor(name, shape)?;
-        let layer = name.strip_suffix(".weight");
-        if let Some((factors, scale)) = adapter.zip(layer).and_then(|(set, layer)| set.layers.get(layer)) {
-            merge(&mut values, factors, *scale);
+    let mut files = 0;
+    let described = describe(checkpoint, dtype)?;
+    write_directory(directory, |folder| {
+        let mut write = |index: usize, file: &mut dyn std::io::Write| {
+            let (name, shape) = &tensors[index];
+            source.pieces(name, shape, |values| write_floats(source, name, &values, dtype, file))?;
+            done += 1;
+            progress(done, tensors.len());
+            Ok(())
+        };
+        files = write_tensors(&mut write, |write| {
+            write_sharded(folder, &specs, shard_size, &[("format", "pt")], write)
+        })?;
+        described.write(folder)
+    })?;
+    Ok(ExportedCheckpoint {
+        tensors: specs.len(),
+        merged: source.merged_layers(),
+        files,
+        bytes: tensor_bytes(directory)?,
+        tokenizer: described.tokenizer.is_some(),
+    })
+}
+
+/// Writes values rounded to a type, refusing those that it cannot hold.
+pub(crate) fn write_floats(
+    source: ExportSource<'_>,
+    name: &str,
+    values: &[f32],
+    dtype: FloatType,
+    file: &mut dyn std::io::Write,
+) -> Result<(), ExportError> {
+    let path = source.checkpoint().path();
+    if let Some(index) = dtype.first_unfit(values) {
+        let (path, name) = (path.to_owned(), name.to_owned());
+        return Err(ExportError::Unfit { path, name, index, value: values[index], dtype });
+    }
+    Ok(dtype.write(values, file).map_err(qlora_files::Error::io("write the tensors of", path))?)
+}
+
+/// Bytes of all `.safetensors` files of a directory.
+pub(crate) fn tensor_bytes(directory: &Path) -> Result<u64, ExportError> {
+    let list = || -> std::io::Result<u64> {
+        let mut bytes = 0;
+        for entry in std::fs::read_dir(directory)? {
+            let entry = entry?;
+            if entry.path().extension().is_some_and(|extension| extension == "safetensors") {
+                bytes += entry.metadata()?.len();
+            }
         }
-        if let Some(index) = dtype.first_unfit(&values) {
-            let (path, name) = (checkpoint.path().to_owned(), name.clone());
-            return Err(SafetensorsError::Unfit { path, name, index, value: values[index], dtype });
-        }
-        dtype.write(&values, file).map_err(qlora_files::Error::io("write", path))?;
-        done += 1;
-        progress(done, tensors.len());
-        Ok(())
+        Ok(bytes)
     };
-    let mut failure = None;
-    let written = write_safetensors_with(path, &specs, &[("format", "pt")], |index, file| {
-        write(index, file).map_err(|error| {
-            failure = Some(error);
-            io::Error::other("the tensor was not written")
-        })
-    });
-    match failure {
-        Some(error) => Err(error),
-        None => Ok(written.map(|()| specs.len())?),
+    Ok(list().map_err(qlora_files::Error::io("list", directory))?)
+}
+
+/// The files beside the tensors.
+pub(crate) struct Described {
+    pub(crate) config: Map<String, Value>,
+    generation: Map<String, Value>,
+    pub(crate) tokenizer: Option<Tokenizer>,
+}
+
+/// Makes them before anything is written.
+pub(crate) fn describe(checkpoint: &Checkpoint, dtype: FloatType) -> Result<Described, ExportError> {
+    let tokenizer = checkpoint.has_tokenizer().then(|| checkpoint.tokenizer()).transpose()?;
+    let config = config(checkpoint, tokenizer.as_ref(), dtype)?;
+    let generation = generation_config(checkpoint, &config, tokenizer.as_ref())?;
+    Ok(Described { config, generation, tokenizer })
+}
+
+impl Described {
+    pub(crate) fn write(&self, folder: &Path) -> Result<(), ExportError> {
+        write_json(folder.join("config.json"), &self.config)?;
+        write_json(folder.join(GENERATION), &self.generation)?;
+        if let Some(tokenizer) = &self.tokenizer {
+            tokenizer.save(folder)?;
+        }
+        Ok(())
     }
 }
 
@@ -147,8 +153,10 @@ fn config(
     checkpoint: &Checkpoint,
     tokenizer: Option<&Tokenizer>,
     dtype: FloatType,
-) -> Result<Map<String, Value>, SafetensorsError> {
+) -> Result<Map<String, Value>, ExportError> {
     let mut config = checkpoint.config_json()?;
+    // Of the source; the new weights are not quantized, or say how themselves.
+    config.remove("quantization_config");
     // The second is the name of transformers 5, the first that of all before.
     for key in ["torch_dtype", "dtype"] {
         config.insert(key.into(), dtype.torch_name().into());
@@ -162,7 +170,7 @@ fn generation_config(
     checkpoint: &Checkpoint,
     config: &Map<String, Value>,
     tokenizer: Option<&Tokenizer>,
-) -> Result<Map<String, Value>, SafetensorsError> {
+) -> Result<Map<String, Value>, ExportError> {
     let path = checkpoint.path().join(GENERATION);
     if path.is_file() {
         return Ok(read_json(path)?);

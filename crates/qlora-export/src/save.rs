@@ -4,9 +4,12 @@ use std::path::Path;
 
 use burn::tensor::backend::Backend;
 use qlora_lora::LoraConfig;
-use qlora_models::Decoder;
+use qlora_models::{Checkpoint, Decoder};
 
-use crate::{PeftAdapter, PeftError};
+use crate::{
+    ExportError, ExportSource, ExportedCheckpoint, ExportedGguf, GgufType, PeftAdapter, PeftError,
+    SafetensorsOptions, export_gguf, export_safetensors,
+};
 
 /// A model whose adapters can be written for PEFT.
 pub trait SaveAdapter {
@@ -36,5 +39,53 @@ impl<B: Backend> SaveAdapter for Decoder<B> {
         PeftAdapter::from_adapter_set(self.adapter_set(), config, base_model)
             .map_err(|source| PeftError::Invalid { path: directory.to_owned(), source })?
             .write(directory)
+    }
+}
+
+/// A model that can be written with its adapters merged. The weights come from the checkpoint that it was loaded
+/// from, not from what a quantized model has in memory.
+pub trait SaveMerged {
+    /// Writes a directory that `transformers` loads, in bfloat16, the attached adapters merged. See
+    /// [`export_safetensors`] for other types, and [`verify`](crate::verify) to have it compared.
+    ///
+    /// # Errors
+    /// As [`export_safetensors`].
+    fn save_merged(
+        &self,
+        checkpoint: &Checkpoint,
+        directory: impl AsRef<Path>,
+    ) -> Result<ExportedCheckpoint, ExportError>;
+
+    /// Writes a GGUF file of this type, the attached adapters merged.
+    ///
+    /// # Errors
+    /// As [`export_gguf`].
+    fn save_gguf(
+        &self,
+        checkpoint: &Checkpoint,
+        path: impl AsRef<Path>,
+        file_type: GgufType,
+    ) -> Result<ExportedGguf, ExportError>;
+}
+
+impl<B: Backend> SaveMerged for Decoder<B> {
+    fn save_merged(
+        &self,
+        checkpoint: &Checkpoint,
+        directory: impl AsRef<Path>,
+    ) -> Result<ExportedCheckpoint, ExportError> {
+        let adapters = self.adapter_set();
+        let source = ExportSource::new(checkpoint).with_adapter(&adapters)?;
+        export_safetensors(source, SafetensorsOptions::default(), directory, &mut |_, _| {})
+    }
+
+    fn save_gguf(
+        &self,
+        checkpoint: &Checkpoint,
+        path: impl AsRef<Path>,
+        file_type: GgufType,
+    ) -> Result<ExportedGguf, ExportError> {
+        let adapters = self.adapter_set();
+        export_gguf(ExportSource::new(checkpoint).with_adapter(&adapters)?, file_type, path, &mut |_, _| {})
     }
 }

@@ -221,9 +221,18 @@ fn tensors_that_do_not_fit_are_named() {
 #[test]
 fn a_configuration_that_does_not_fit_is_named() {
     let directory = written();
-    change_config(directory.path(), |config| config["use_dora"] = json!(true));
+    change_config(directory.path(), |config| config["lora_bias"] = json!(true));
     let error = invalid(directory.path(), "adapter_config.json");
-    assert!(matches!(&error, InvalidAdapter::Unsupported { key, .. } if key == "use_dora"), "{error}");
+    assert!(matches!(&error, InvalidAdapter::Unsupported { key, .. } if key == "lora_bias"), "{error}");
+
+    // DoRA without magnitudes.
+    change_config(directory.path(), |config| {
+        config["lora_bias"] = json!(false);
+        config["use_dora"] = json!(true);
+    });
+    let error = invalid(directory.path(), "adapter_model.safetensors");
+    let InvalidAdapter::MissingFactor { missing, .. } = &error else { panic!("{error}") };
+    assert!(missing.ends_with(".lora_magnitude_vector"), "{error}");
 
     change_config(directory.path(), |config| {
         config["use_dora"] = json!(false);

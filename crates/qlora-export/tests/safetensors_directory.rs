@@ -7,7 +7,8 @@ use std::path::Path;
 
 use burn::tensor::Tensor;
 use qlora_export::{
-    ExportedCheckpoint, FloatType, PeftAdapter, SafetensorsError, SafetensorsOptions, export_safetensors,
+    ExportError, ExportSource, ExportedCheckpoint, FloatType, PeftAdapter, SafetensorsOptions,
+    export_safetensors,
 };
 use qlora_files::safetensors::{SafetensorsFile, TensorBytes, write_safetensors};
 use qlora_kernels::{Flex, FlexDevice};
@@ -20,8 +21,13 @@ fn export(
     adapter: Option<&AdapterSet>,
     dtype: FloatType,
     directory: &Path,
-) -> Result<ExportedCheckpoint, SafetensorsError> {
-    export_safetensors(checkpoint, adapter, SafetensorsOptions { dtype }, directory, &mut |_, _| {})
+) -> Result<ExportedCheckpoint, ExportError> {
+    let mut source = ExportSource::new(checkpoint);
+    if let Some(adapter) = adapter {
+        source = source.with_adapter(adapter)?;
+    }
+    let options = SafetensorsOptions { dtype, ..SafetensorsOptions::default() };
+    export_safetensors(source, options, directory, &mut |_, _| {})
 }
 
 fn load_f32(checkpoint: &Checkpoint) -> Decoder<Flex> {
@@ -149,8 +155,9 @@ fn a_directory_in_f32_comes_back_equal() {
         let directory = folder.path().join("copy");
         let checkpoint = Checkpoint::open(&source).unwrap();
         let mut calls = Vec::new();
-        let options = SafetensorsOptions { dtype: FloatType::F32 };
-        let exported = export_safetensors(&checkpoint, None, options, &directory, &mut |done, total| {
+        let options = SafetensorsOptions { dtype: FloatType::F32, ..SafetensorsOptions::default() };
+        let source_of = ExportSource::new(&checkpoint);
+        let exported = export_safetensors(source_of, options, &directory, &mut |done, total| {
             calls.push((done, total));
         })
         .unwrap();
@@ -184,7 +191,7 @@ fn a_failed_export_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let Some(checkpoint) = tiny_with(number, &folder.path().join("source")) else { return };
         let error = export(&checkpoint, None, dtype, &folder.path().join("out")).unwrap_err();
-        assert!(matches!(error, SafetensorsError::Unfit { index: 5, .. }), "{error}");
+        assert!(matches!(error, ExportError::Unfit { index: 5, .. }), "{error}");
         assert!(error.to_string().contains(message), "{error}");
         let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["source"]);
@@ -197,17 +204,24 @@ fn directories_with_files_and_adapters_of_other_models_are_refused() {
     let source = folder.path().join("source");
     let Some(checkpoint) = tiny_with(1.0, &source) else { return };
     let error = export(&checkpoint, None, FloatType::F32, &source).unwrap_err();
-    assert!(matches!(&error, SafetensorsError::NotEmpty { path } if *path == source), "{error}");
+    assert!(matches!(&error, ExportError::NotEmpty { path } if *path == source), "{error}");
     assert!(source.join("model.safetensors").exists());
 
     let out = folder.path().join("out");
     let adapter = |layer: &str, inputs| {
-        let factors = AdapterFactors { a: vec![0.0; inputs], b: vec![0.0; 80], rank: 1, inputs, outputs: 80 };
+        let factors = AdapterFactors {
+            a: vec![0.0; inputs],
+            b: vec![0.0; 80],
+            rank: 1,
+            inputs,
+            outputs: 80,
+            magnitude: None,
+        };
         AdapterSet { layers: BTreeMap::from([(layer.to_owned(), (factors, 1.0))]) }
     };
     let refused =
         |layer, inputs| match export(&checkpoint, Some(&adapter(layer, inputs)), FloatType::F32, &out) {
-            Err(SafetensorsError::Lora(error)) => error,
+            Err(ExportError::Lora(error)) => error,
             other => panic!("{other:?}"),
         };
     assert!(matches!(refused("model.layers.3.mlp.up_proj", 48), LoraError::UnknownLayer { .. }));

@@ -23,6 +23,19 @@ pub enum Error {
         /// The path as given.
         path: PathBuf,
     },
+    /// A file or directory is larger than what is free on its disk.
+    #[error(
+        "{} needs {:.1} GB, {:.1} GB are free on its disk; free some, or write to another disk",
+        path.display(), *needed as f64 / 1e9, *available as f64 / 1e9
+    )]
+    NoSpace {
+        /// What was to be written.
+        path: PathBuf,
+        /// Bytes that it takes.
+        needed: u64,
+        /// Bytes that are free.
+        available: u64,
+    },
     /// The target of a directory write exists and is not a directory.
     #[error("{} exists and is not a directory; move it away or choose another name", path.display())]
     NotADirectory {

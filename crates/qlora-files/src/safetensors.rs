@@ -5,11 +5,13 @@
 
 mod checkpoint;
 mod mapped_file;
+mod shards;
 mod tensor;
 mod writer;
 
 pub use ::safetensors::Dtype;
 pub use checkpoint::Checkpoint;
 pub use mapped_file::SafetensorsFile;
+pub use shards::write_sharded;
 pub use tensor::Tensor;
 pub use writer::{TensorBytes, TensorSpec, write_safetensors, write_safetensors_with};

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use qlora_files::Error;
 use qlora_files::safetensors::{
     Checkpoint, Dtype, SafetensorsFile, TensorBytes, TensorSpec, write_safetensors, write_safetensors_with,
+    write_sharded,
 };
 
 fn values(count: usize) -> Vec<f32> {
@@ -248,6 +249,47 @@ proptest! {
                 let _ = tensor.to_f32();
                 prop_assert!(tensor.bytes().len() <= length);
             }
+        }
+    }
+}
+
+#[test]
+fn shards_are_filled_up_to_their_limit_and_read_as_one_checkpoint() {
+    let floats: Vec<Vec<f32>> = [3, 2, 1, 9, 1].map(values).to_vec();
+    let specs: Vec<TensorSpec> = floats
+        .iter()
+        .zip(["c", "a", "e", "d", "b"])
+        .map(|(values, name)| TensorSpec::new(name, Dtype::F32, [values.len()]))
+        .collect();
+    // (limit, tensors of each file): 9 floats are more than any limit below 36.
+    for (limit, expected) in [
+        (20, vec![vec!["c", "a"], vec!["e"], vec!["d"], vec!["b"]]),
+        (24, vec![vec!["a", "c", "e"], vec!["d"], vec!["b"]]),
+        (64, vec![vec!["a", "b", "c", "d", "e"]]),
+        (63, vec![vec!["a", "c", "d", "e"], vec!["b"]]),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let written = write_sharded(&folder, &specs, limit, &[("format", "pt")], |index, file| {
+            floats[index].iter().try_for_each(|value| file.write_all(&value.to_le_bytes()))
+        })
+        .unwrap();
+        assert_eq!(written, expected.len());
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        for (spec, values) in specs.iter().zip(&floats) {
+            assert_eq!(&checkpoint.to_f32(&spec.name).unwrap(), values);
+        }
+        let mut files: Vec<Vec<&str>> = checkpoint.files().iter().map(|f| f.names().collect()).collect();
+        let mut expected = expected;
+        files.iter_mut().chain(&mut expected).for_each(|names| names.sort_unstable());
+        files.sort();
+        expected.sort();
+        assert_eq!(files, expected);
+        let index = folder.path().join("model.safetensors.index.json");
+        assert_eq!(index.exists(), written > 1);
+        if index.exists() {
+            let index: serde_json::Value = serde_json::from_slice(&fs::read(index).unwrap()).unwrap();
+            assert_eq!(index["metadata"]["total_size"], 64);
+            assert_eq!(index["weight_map"]["b"], format!("model-{written:05}-of-{written:05}.safetensors"));
         }
     }
 }

@@ -19,6 +19,12 @@ pub(crate) enum Item<'a> {
     Dimensions { tensor: &'a str },
     TensorType { tensor: &'a str },
     TensorOffset { tensor: &'a str },
+    MatrixCount,
+    MatrixName { entry: u32 },
+    MatrixCalls { name: &'a str },
+    MatrixValues { name: &'a str },
+    ChunkCount,
+    DatasetName,
 }
 
 impl fmt::Display for Item<'_> {
@@ -37,6 +43,12 @@ impl fmt::Display for Item<'_> {
             Self::Dimensions { tensor } => write!(f, "the dimensions of tensor {tensor:?}"),
             Self::TensorType { tensor } => write!(f, "the type of tensor {tensor:?}"),
             Self::TensorOffset { tensor } => write!(f, "the data offset of tensor {tensor:?}"),
+            Self::MatrixCount => f.write_str("the number of matrices"),
+            Self::MatrixName { entry } => write!(f, "the name of matrix {entry}"),
+            Self::MatrixCalls { name } => write!(f, "the number of calls of {name:?}"),
+            Self::MatrixValues { name } => write!(f, "the importances of {name:?}"),
+            Self::ChunkCount => f.write_str("the number of chunks"),
+            Self::DatasetName => f.write_str("the name of the dataset"),
         }
     }
 }
@@ -61,7 +73,7 @@ impl<'a> Cursor<'a> {
         self.position as u64
     }
 
-    fn remaining(&self) -> usize {
+    pub(crate) fn remaining(&self) -> usize {
         self.bytes.len() - self.position
     }
 
@@ -129,6 +141,11 @@ impl<'a> Cursor<'a> {
     /// A length and that many bytes of UTF-8.
     pub(crate) fn string(&mut self, item: Item<'_>) -> Result<&'a str, GgufError> {
         let length = self.u64(item)?;
+        self.text(length, item)
+    }
+
+    /// `length` bytes of UTF-8.
+    pub(crate) fn text(&mut self, length: u64, item: Item<'_>) -> Result<&'a str, GgufError> {
         let offset = self.position();
         let bytes = self.take(length, item)?;
         std::str::from_utf8(bytes).map_err(|source| GgufError::InvalidUtf8 {

@@ -348,4 +348,66 @@ pub enum GgufError {
         /// The value found.
         found: i128,
     },
+
+    /// A GGUF file that holds something else than an importance matrix.
+    #[error(
+        "{}: `general.type` is {found}, expected \"imatrix\": this is no importance matrix; make one with \
+         llama.cpp's `llama-imatrix`, or from a calibration text",
+        path.display()
+    )]
+    NotAnImportanceMatrix {
+        /// The file.
+        path: PathBuf,
+        /// What it says it is.
+        found: String,
+    },
+
+    /// An importance matrix of nothing.
+    #[error("{}: no matrix in this importance matrix; make it again", path.display())]
+    NoImportances {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// The sums and the counts of an importance matrix do not belong together.
+    #[error(
+        "{}: the sums of {tensor:?} are {sums:?}, its counts {counts:?}, expected [matrices, columns] and \
+         [matrices, 1]",
+        path.display()
+    )]
+    ImportanceShape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor that the importances are for.
+        tensor: String,
+        /// The shape of the sums, outermost dimension first.
+        sums: Vec<usize>,
+        /// The shape of the counts, outermost dimension first.
+        counts: Vec<usize>,
+    },
+
+    /// An importance matrix holds a number that no sum of squares or count can be.
+    #[error(
+        "{}: the importances of {tensor:?} hold {found}, expected finite numbers, 0 or above; make the matrix again",
+        path.display()
+    )]
+    InvalidImportance {
+        /// The file.
+        path: PathBuf,
+        /// The tensor that the importances are for.
+        tensor: String,
+        /// The number.
+        found: f64,
+    },
+
+    /// A file goes on after its end.
+    #[error("{}: {length} bytes too many at offset {offset}: this is no importance matrix, or a damaged one", path.display())]
+    TrailingBytes {
+        /// The file.
+        path: PathBuf,
+        /// Where the file should end.
+        offset: u64,
+        /// How many bytes follow.
+        length: u64,
+    },
 }

@@ -84,19 +84,19 @@ ggml_types! {
     /// 8 bits, one f32 scale for 256 values.
     Q8K = 15, "Q8_K", 256, 292, true;
     /// About 2.06 bits, values from a grid.
-    Iq2Xxs = 16, "IQ2_XXS", 256, 66, false;
+    Iq2Xxs = 16, "IQ2_XXS", 256, 66, true;
     /// About 2.31 bits, values from a grid.
-    Iq2Xs = 17, "IQ2_XS", 256, 74, false;
+    Iq2Xs = 17, "IQ2_XS", 256, 74, true;
     /// About 3.06 bits, values from a grid.
-    Iq3Xxs = 18, "IQ3_XXS", 256, 98, false;
+    Iq3Xxs = 18, "IQ3_XXS", 256, 98, true;
     /// About 1.56 bits, values from a grid.
-    Iq1S = 19, "IQ1_S", 256, 50, false;
+    Iq1S = 19, "IQ1_S", 256, 50, true;
     /// 4 bits, codes of a 16-entry codebook, one f16 scale for 32 values.
     Iq4Nl = 20, "IQ4_NL", 32, 18, true;
     /// About 3.44 bits, values from a grid.
-    Iq3S = 21, "IQ3_S", 256, 110, false;
+    Iq3S = 21, "IQ3_S", 256, 110, true;
     /// About 2.56 bits, values from a grid.
-    Iq2S = 22, "IQ2_S", 256, 82, false;
+    Iq2S = 22, "IQ2_S", 256, 82, true;
     /// 4 bits, codes of the codebook of `IQ4_NL`, 6-bit scales for 32 values.
     Iq4Xs = 23, "IQ4_XS", 256, 136, true;
     /// 8-bit signed integer.
@@ -110,15 +110,21 @@ ggml_types! {
     /// IEEE double precision.
     F64 = 28, "F64", 1, 8, true;
     /// About 1.75 bits, values from a grid.
-    Iq1M = 29, "IQ1_M", 256, 56, false;
+    Iq1M = 29, "IQ1_M", 256, 56, true;
     /// The upper half of an f32.
     Bf16 = 30, "BF16", 1, 2, true;
     /// Ternary, five values in a byte.
-    Tq1_0 = 34, "TQ1_0", 256, 54, false;
+    Tq1_0 = 34, "TQ1_0", 256, 54, true;
     /// Ternary, four values in a byte.
-    Tq2_0 = 35, "TQ2_0", 256, 66, false;
+    Tq2_0 = 35, "TQ2_0", 256, 66, true;
     /// 4-bit floats, one power-of-two scale for 32 values.
-    Mxfp4 = 39, "MXFP4", 32, 17, false;
+    Mxfp4 = 39, "MXFP4", 32, 17, true;
+    /// 4-bit floats, one 8-bit float as scale for 16 values.
+    Nvfp4 = 40, "NVFP4", 64, 36, false;
+    /// Signs, one f16 scale for 128 values.
+    Q1_0 = 41, "Q1_0", 128, 18, true;
+    /// 2 bits, one f16 scale for 64 values.
+    Q2_0 = 42, "Q2_0", 64, 18, true;
 }
 
 impl GgmlType {
@@ -130,8 +136,6 @@ impl GgmlType {
             9 => "Q8_1, which ggml uses for activations only",
             31..=33 => "an interleaved Q4_0, removed from ggml",
             36..=38 => "an interleaved IQ4_NL, removed from ggml",
-            40 => "NVFP4",
-            41 => "Q1_0",
             _ => "unknown",
         }
     }
@@ -144,6 +148,31 @@ impl GgmlType {
         } else {
             None
         }
+    }
+
+    /// Whether [`quantize`](Self::quantize) writes the format.
+    #[must_use]
+    pub const fn is_encodable(self) -> bool {
+        self.scale_offsets().is_some()
+    }
+
+    /// Where the f16 scales of a block are, for the formats that are written.
+    pub(crate) const fn scale_offsets(self) -> Option<&'static [usize]> {
+        Some(match self {
+            Self::F32 | Self::F16 | Self::Bf16 => &[],
+            Self::Q4_0 | Self::Q5_0 | Self::Q8_0 | Self::Iq4Nl | Self::Iq4Xs => &[0],
+            Self::Q4_1 | Self::Q5_1 | Self::Q4K | Self::Q5K => &[0, 2],
+            Self::Q2K => &[80, 82],
+            Self::Q3K => &[108],
+            Self::Q6K => &[208],
+            _ => return None,
+        })
+    }
+
+    /// The encodable formats as a list for messages.
+    pub(crate) fn encodable_names() -> String {
+        let names: Vec<_> = Self::ALL.iter().filter(|t| t.is_encodable()).map(|t| t.name()).collect();
+        names.join(", ")
     }
 
     /// The decodable formats as a list for messages.

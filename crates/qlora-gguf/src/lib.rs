@@ -18,6 +18,10 @@
 //! | a file: header, metadata, tensor table, all checked before anything is believed | [`Gguf`] |
 //! | typed metadata, readable and constructible | [`Metadata`], [`Value`], [`Array`], [`ValueType`] |
 //! | the tensors and their blocks | [`TensorInfo`], [`Tensor`], [`GgmlType`] |
+//! | a file written tensor by tensor | [`GgufWriter`], [`TensorSpec`] |
+//! | from values to blocks, ggml's to the bit | [`GgmlType::quantize`], [`GgmlType::quantize_into`] |
+//! | which tensor gets which format | [`FileType`], [`ModelFacts`] |
+//! | which columns matter | [`ImportanceMatrix`], [`Importance`] |
 //!
 //! Files of versions 2 and 3, little endian, are read; they are memory-mapped, so a tensor costs memory only
 //! when it is dequantized. A file is untrusted input: whatever its bytes, opening it gives a [`Gguf`] or a
@@ -29,16 +33,25 @@
 mod blocks;
 mod cursor;
 mod error;
+mod file_type;
 mod ggml_type;
 mod gguf;
 mod header;
+mod importance;
 mod metadata;
+mod quantize;
+mod search;
 mod tensor;
 mod value;
+mod writer;
 
 pub use error::GgufError;
+pub use file_type::{FileType, ModelFacts, UnknownFileType};
 pub use ggml_type::GgmlType;
 pub use gguf::Gguf;
+pub use importance::{Importance, ImportanceMatrix};
 pub use metadata::Metadata;
+pub use quantize::QuantizeError;
 pub use tensor::{Tensor, TensorInfo};
 pub use value::{Array, Value, ValueType};
+pub use writer::{GgufWriter, TensorSpec};

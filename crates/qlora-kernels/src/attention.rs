@@ -244,11 +244,11 @@ pub(crate) fn backward<B: KernelBackend>(
 pub(crate) fn write_rows<B: KernelBackend>(
     cache: FloatTensor<B>,
     rows: FloatTensor<B>,
-    at: &[usize],
+    at: &[u32],
 ) -> FloatTensor<B> {
     let (cache, rows) = (tensor::<B, 2>(cache), tensor::<B, 2>(rows));
     let device = cache.device();
-    let at: Vec<i64> = at.iter().map(|row| *row as i64).collect();
+    let at: Vec<i64> = at.iter().map(|row| i64::from(*row)).collect();
     let count = at.len();
     let at = Tensor::<B, 1, Int>::from_data(TensorData::new(at, [count]), &device);
     // Adding the difference is the one scatter that every backend has.

@@ -22,7 +22,9 @@ use crate::linear::LoraParts;
 use crate::nf4::{AbsmaxParts, Nf4Parts};
 use crate::norm::RmsNormOptions;
 use crate::optimizer::AdamWStep;
+use crate::paged::{CacheRows, PageTable};
 use crate::quantized8::Quantized8Parts;
+use crate::sampling::Draw;
 use crate::weight::{Compute, WeightParts};
 
 /// The same handles, seen from the inner backend.
@@ -45,6 +47,10 @@ fn inner_nf4<B: KernelBackend, C: CheckpointStrategy>(w: &Nf4Parts<Autodiff<B, C
     };
     let Nf4Parts { codes, shape, block_size, codebook, compute, .. } = w.clone();
     Nf4Parts { codes, absmax, shape, block_size, codebook, compute }
+}
+
+fn inner_rows<B: KernelBackend, C: CheckpointStrategy>(rows: &CacheRows<Autodiff<B, C>>) -> CacheRows<B> {
+    CacheRows { host: rows.host.clone(), device: rows.device.clone() }
 }
 
 /// A tensor that nothing is differentiated through.
@@ -76,6 +82,10 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
     fn nf4_quantize(values: FloatTensor<Self>, block_size: usize) -> (IntTensor<Self>, FloatTensor<Self>) {
         let (codes, absmax) = B::nf4_quantize(values.primitive, block_size);
         (codes, constant::<B, C>(absmax))
+    }
+
+    fn sample(logits: FloatTensor<Self>, draws: &[Draw]) -> Vec<(u32, f32)> {
+        B::sample(logits.primitive, draws)
     }
 
     fn greedy(logits: FloatTensor<Self>) -> Vec<(u32, f32)> {
@@ -152,8 +162,30 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         attention::attention::<B, C>(q, k, v, spec)
     }
 
-    fn write_rows(cache: FloatTensor<Self>, rows: FloatTensor<Self>, at: &[usize]) -> FloatTensor<Self> {
-        constant::<B, C>(B::write_rows(cache.primitive, rows.primitive, at))
+    fn append_to_cache(
+        cache: (FloatTensor<Self>, FloatTensor<Self>),
+        new: (FloatTensor<Self>, FloatTensor<Self>),
+        rows: &CacheRows<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (cache, new) = ((cache.0.primitive, cache.1.primitive), (new.0.primitive, new.1.primitive));
+        let (keys, values) = B::append_to_cache(cache, new, &inner_rows(rows));
+        (constant::<B, C>(keys), constant::<B, C>(values))
+    }
+
+    fn gather_rows(cache: FloatTensor<Self>, rows: &CacheRows<Self>) -> FloatTensor<Self> {
+        constant::<B, C>(B::gather_rows(cache.primitive, &inner_rows(rows)))
+    }
+
+    fn paged_attention(
+        q: FloatTensor<Self>,
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        table: &PageTable<Self>,
+        spec: &AttentionSpec,
+    ) -> FloatTensor<Self> {
+        let PageTable { page_size, lengths, pages, most_pages, device } = table.clone();
+        let table = PageTable { page_size, lengths, pages, most_pages, device };
+        constant::<B, C>(B::paged_attention(q.primitive, keys.primitive, values.primitive, &table, spec))
     }
 
     fn logits(hidden: FloatTensor<Self>, head: &WeightParts<Self>) -> FloatTensor<Self> {

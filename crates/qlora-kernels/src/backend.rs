@@ -12,7 +12,9 @@ use crate::linear::{self, GradInput, LinearOutput, LoraParts};
 use crate::nf4::{self, Nf4Parts};
 use crate::norm::{self, RmsNormOptions};
 use crate::optimizer::{self, AdamWStep};
+use crate::paged::{self, CacheRows, PageTable};
 use crate::quantized8::Quantized8Parts;
+use crate::sampling::{self, Draw};
 use crate::weight::{Compute, WeightParts};
 use crate::{embedding, greedy, injection, rope};
 
@@ -53,6 +55,12 @@ pub trait KernelBackend: Backend {
     /// Codes (U32 words) and scales (f32, one a block) of a matrix of floats; a block of zeros gets code 7.
     fn nf4_quantize(values: FloatTensor<Self>, block_size: usize) -> (IntTensor<Self>, FloatTensor<Self>) {
         nf4::quantize_reference::<Self>(values, block_size)
+    }
+
+    /// Draws a token from each row of logits `[rows, vocabulary]`, each in its own way; its log-probability is that under
+    /// the distribution it was drawn from.
+    fn sample(logits: FloatTensor<Self>, draws: &[Draw]) -> Vec<(u32, f32)> {
+        sampling::reference::<Self>(logits, draws)
     }
 
     /// The likeliest token of each row of logits `[rows, vocabulary]`, the first of equals, and its log-probability.
@@ -219,9 +227,29 @@ pub trait KernelBackend: Backend {
         attention::backward::<Self>(dout, saved, spec)
     }
 
-    /// Writes rows into a cache at the given rows and returns it, in place where nobody else holds it.
-    fn write_rows(cache: FloatTensor<Self>, rows: FloatTensor<Self>, at: &[usize]) -> FloatTensor<Self> {
-        attention::write_rows::<Self>(cache, rows, at)
+    /// Writes rows into the keys and the values of a cache, in place where nobody else holds them.
+    fn append_to_cache(
+        cache: (FloatTensor<Self>, FloatTensor<Self>),
+        new: (FloatTensor<Self>, FloatTensor<Self>),
+        rows: &CacheRows<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        paged::append_reference::<Self>(cache, new, rows)
+    }
+
+    /// Rows of a cache, one behind the other.
+    fn gather_rows(cache: FloatTensor<Self>, rows: &CacheRows<Self>) -> FloatTensor<Self> {
+        paged::gather_reference::<Self>(cache, rows)
+    }
+
+    /// Attention of one query a sequence to the pages of a cache: `[sequences, heads · d]`.
+    fn paged_attention(
+        q: FloatTensor<Self>,
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        table: &PageTable<Self>,
+        spec: &AttentionSpec,
+    ) -> FloatTensor<Self> {
+        paged::paged_attention_reference::<Self>(q, keys, values, table, spec)
     }
 
     /// `hidden · headᵀ`, f32 (f64 where `hidden` is): `[tokens, vocabulary]`.

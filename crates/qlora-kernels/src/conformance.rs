@@ -6,13 +6,15 @@
 
 mod adamw8bit;
 mod cases;
+mod decoding;
 mod harness;
 
 pub use adamw8bit::optimizers_8bit;
 pub use cases::{
     activations, attentions, embeddings, gated_linears, linears, losses, norms, optimizers, quantized,
-    rotations, rows,
+    rotations,
 };
+pub use decoding::{caches, paged_attentions, samplings};
 pub use harness::{Failure, Operation, check};
 
 /// Makes the tests of one backend: `conformance!(Backend, device, [Compute::F32, Compute::Bf16])`.
@@ -23,9 +25,9 @@ pub use harness::{Failure, Operation, check};
 macro_rules! conformance {
     ($(#[$attribute:meta])* $backend:ty, $device:expr, $computes:expr) => {
         $crate::conformance!(@typed [$(#[$attribute])*] $backend, $device, $computes;
-            linears gated_linears norms rotations activations attentions losses);
+            linears gated_linears norms rotations activations attentions paged_attentions losses);
         $crate::conformance!(@plain [$(#[$attribute])*] $backend, $device;
-            quantized embeddings optimizers optimizers_8bit rows);
+            quantized embeddings optimizers optimizers_8bit caches samplings);
     };
     (@typed $attributes:tt $backend:ty, $device:expr, $computes:expr; $($name:ident)*) => {
         $($crate::conformance!(@test $attributes $name {

@@ -10,11 +10,15 @@ pub(crate) mod linear;
 pub(crate) mod loss;
 pub(crate) mod matmul;
 pub(crate) mod nf4;
+pub(crate) mod nf4_product;
 mod norm;
 mod optimizer;
+mod paged;
 mod quantize;
 pub(crate) mod reduce;
 pub(crate) mod rows;
+mod sample;
+mod tables;
 pub(crate) mod tensors;
 
 use burn::tensor::DType;
@@ -33,10 +37,12 @@ use crate::linear::{self as linear_reference, GradInput, LinearOutput, LoraParts
 use crate::nf4::{self as nf4_reference, AbsmaxParts, Nf4Parts};
 use crate::norm::{self as norm_reference, RmsNormOptions};
 use crate::optimizer::{self as optimizer_reference, AdamWStep};
+use crate::paged::{CacheRows, PageTable};
 use crate::quantized8::Quantized8Parts;
+use crate::sampling::Draw;
 use crate::tier::cube;
 use crate::weight::{Compute, WeightParts};
-use crate::{embedding, rope};
+use crate::{embedding, paged as paged_reference, rope, sampling};
 
 /// Any CubeCL backend.
 pub(crate) type Cube<R, F, I, BT> = CubeBackend<R, F, I, BT>;
@@ -167,6 +173,21 @@ impl<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> KernelBack
         });
     }
 
+    fn adapted_linear(
+        x: CubeTensor<R>,
+        w: &WeightParts<Self>,
+        bias: Option<CubeTensor<R>>,
+        lora: Option<LoraParts<Self>>,
+    ) -> CubeTensor<R> {
+        let x = tensors::rows(x);
+        if let (WeightParts::Nf4(parts), Some(lora)) = (w, &lora)
+            && cube(supported(&x, w) && linear::takes_one_launch(&x, parts, lora))
+        {
+            return linear::one_launch(&x, parts, bias, lora);
+        }
+        Self::linear_forward(x, w, bias, lora.as_ref()).y
+    }
+
     fn linear_forward(
         x: CubeTensor<R>,
         w: &WeightParts<Self>,
@@ -291,12 +312,51 @@ impl<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> KernelBack
         attention::backward(dout, saved, spec)
     }
 
-    fn write_rows(cache: CubeTensor<R>, new: CubeTensor<R>, at: &[usize]) -> CubeTensor<R> {
-        if !cube(are_floats([&cache, &new])) {
-            return attention_reference::write_rows::<Self>(cache, new, at);
+    fn append_to_cache(
+        cache: (CubeTensor<R>, CubeTensor<R>),
+        new: (CubeTensor<R>, CubeTensor<R>),
+        at: &CacheRows<Self>,
+    ) -> (CubeTensor<R>, CubeTensor<R>) {
+        let types = are_floats([&cache.0, &new.0]) && cache.0.dtype == cache.1.dtype;
+        if !cube(types && new.0.dtype == new.1.dtype && at.device.dtype == DType::U32) {
+            return paged_reference::append_reference::<Self>(cache, new, at);
         }
-        let at: Vec<u32> = at.iter().map(|row| *row as u32).collect();
-        rows::scatter(cache, new, &at)
+        paged::append(cache, new, at.device.clone(), at.host.len())
+    }
+
+    fn gather_rows(cache: CubeTensor<R>, at: &CacheRows<Self>) -> CubeTensor<R> {
+        if !cube(is_float(cache.dtype)) {
+            return paged_reference::gather_reference::<Self>(cache, at);
+        }
+        let dtype = cache.dtype;
+        rows::gather(cache, &at.host, dtype)
+    }
+
+    fn paged_attention(
+        q: CubeTensor<R>,
+        keys: CubeTensor<R>,
+        values: CubeTensor<R>,
+        table: &PageTable<Self>,
+        spec: &AttentionSpec,
+    ) -> CubeTensor<R> {
+        let types = is_float(q.dtype) && keys.dtype == q.dtype && values.dtype == q.dtype;
+        if !cube(types && paged::fits(spec) && table.device.dtype == DType::U32) {
+            return paged_reference::paged_attention_reference::<Self>(q, keys, values, table, spec);
+        }
+        let pages = paged::Pages {
+            table: table.device.clone(),
+            columns: 1 + table.most_pages,
+            size: table.page_size,
+            longest: table.longest(),
+        };
+        paged::attention(q, keys, values, pages, spec)
+    }
+
+    fn sample(logits: CubeTensor<R>, draws: &[Draw]) -> Vec<(u32, f32)> {
+        if !cube(is_float(logits.dtype) && sample::fits(draws)) {
+            return sampling::reference::<Self>(logits, draws);
+        }
+        sample::sample(logits, draws)
     }
 
     fn logits(hidden: CubeTensor<R>, head: &WeightParts<Self>) -> CubeTensor<R> {

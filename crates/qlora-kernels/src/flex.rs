@@ -8,6 +8,7 @@ mod weights;
 
 use burn::tensor::{DType, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
+use rayon::prelude::*;
 
 use self::slices::{floats, is_f32, rows, zeros};
 use self::weights::{Host, precision};
@@ -19,10 +20,12 @@ use crate::linear::{self, GradInput, LinearOutput, LoraParts};
 use crate::nf4::{self, Nf4Parts};
 use crate::norm::{self, RmsNormOptions};
 use crate::optimizer::{self, AdamWStep};
+use crate::paged::{self, CacheRows, PageTable};
 use crate::quantized8::Quantized8Parts;
+use crate::sampling::{self, Draw};
 use crate::tier::native;
 use crate::weight::{Compute, WeightParts};
-use crate::{embedding, rope};
+use crate::{embedding, greedy, rope};
 
 impl KernelBackend for Flex {
     fn activation_dtype(_: Compute) -> DType {
@@ -275,17 +278,67 @@ impl KernelBackend for Flex {
         (dq, dk, dv)
     }
 
-    fn write_rows(cache: FlexTensor, new: FlexTensor, at: &[usize]) -> FlexTensor {
-        if !native(is_f32(&cache) && is_f32(&new)) {
-            return attention::write_rows::<Self>(cache, new, at);
+    fn append_to_cache(
+        cache: (FlexTensor, FlexTensor),
+        new: (FlexTensor, FlexTensor),
+        at: &CacheRows<Self>,
+    ) -> (FlexTensor, FlexTensor) {
+        if !native([&cache.0, &cache.1, &new.0, &new.1].into_iter().all(is_f32)) {
+            return paged::append_reference::<Self>(cache, new, at);
         }
-        let (mut cache, new) = (rows(cache), rows(new));
-        let width = cache.shape()[1];
-        let values = cache.storage_mut::<f32>();
-        for (row, at) in floats(&new).chunks_exact(width).zip(at) {
-            values[at * width..(at + 1) * width].copy_from_slice(row);
+        let write = |cache: FlexTensor, new: FlexTensor| {
+            let (mut cache, new) = (rows(cache), rows(new));
+            let width = cache.shape()[1];
+            let values = cache.storage_mut::<f32>();
+            for (row, at) in floats(&new).chunks_exact(width).zip(at.host.iter()) {
+                let at = *at as usize;
+                values[at * width..(at + 1) * width].copy_from_slice(row);
+            }
+            cache
+        };
+        (write(cache.0, new.0), write(cache.1, new.1))
+    }
+
+    fn paged_attention(
+        q: FlexTensor,
+        keys: FlexTensor,
+        values: FlexTensor,
+        table: &PageTable<Self>,
+        spec: &AttentionSpec,
+    ) -> FlexTensor {
+        if !native([&q, &keys, &values].into_iter().all(is_f32)) {
+            return paged::paged_attention_reference::<Self>(q, keys, values, table, spec);
         }
-        cache
+        let [q, keys, values] = [q, keys, values].map(rows);
+        let (shape, _) = attention_arguments(spec);
+        let sequences: Vec<_> = (table.lengths.iter().enumerate())
+            .map(|(i, length)| qlora_cpu::PagedSequence { length: *length, pages: table.pages_of(i) })
+            .collect();
+        zeros([q.shape()[0], q.shape()[1]], |out| {
+            let [q, keys, values] = [&q, &keys, &values].map(floats);
+            qlora_cpu::paged_attention(q, keys, values, &shape, table.page_size, &sequences, out);
+        })
+        .0
+    }
+
+    fn sample(logits: FlexTensor, draws: &[Draw]) -> Vec<(u32, f32)> {
+        if !native(is_f32(&logits)) {
+            return sampling::reference::<Self>(logits, draws);
+        }
+        // As the reference, without its copy of the logits.
+        let logits = rows(logits);
+        let vocabulary = logits.shape()[1].max(1);
+        let each = floats(&logits).par_chunks_exact(vocabulary).zip(draws);
+        each.map(|(row, draw)| sampling::sample_row(row, draw)).collect()
+    }
+
+    fn greedy(logits: FlexTensor) -> Vec<(u32, f32)> {
+        if !native(is_f32(&logits)) {
+            return greedy::reference::<Self>(logits);
+        }
+        let logits = rows(logits);
+        let vocabulary = logits.shape()[1].max(1);
+        floats(&logits).par_chunks_exact(vocabulary).map(sampling::likeliest).collect()
     }
 
     fn linear_cross_entropy_forward(

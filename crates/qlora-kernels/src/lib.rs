@@ -33,9 +33,11 @@ pub mod linear;
 pub mod nf4;
 pub mod norm;
 pub mod optimizer;
+pub mod paged;
 mod primitive;
 pub mod quantized8;
 pub mod rope;
+pub mod sampling;
 pub mod tier;
 pub mod weight;
 
@@ -52,8 +54,10 @@ pub use linear::{LoraOperands, LoraParts, gated_linear, linear};
 pub use nf4::{AbsmaxParts, Nf4Parts, Nf4Weight};
 pub use norm::{RmsNormOptions, rms_norm};
 pub use optimizer::{AdamWStep, adamw, adamw8bit, sum_of_squares};
+pub use paged::{CacheRows, PageTable, append_to_cache, gather_rows, paged_attention};
 pub use quantized8::{Quantized8, Quantized8Parts};
 pub use rope::rope;
+pub use sampling::{Draw, Warpers, sample};
 pub use weight::{Compute, FrozenWeight, WeightParts};
 
 #[cfg(feature = "cuda")]

@@ -3,7 +3,7 @@
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
-use qlora_kernels::{KernelBackend, LoraOperands};
+use qlora_kernels::{Compute, KernelBackend, LoraOperands};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -22,13 +22,18 @@ pub struct AdapterFactors {
     pub inputs: usize,
     /// Output features.
     pub outputs: usize,
+    /// DoRA: the norm that each row of the adapted weight is brought to, `[out]`
+    /// (<https://arxiv.org/abs/2402.09353>).
+    pub magnitude: Option<Vec<f32>>,
 }
 
-/// The trained factors of one layer: the update is `scale · B A`.
+/// The trained factors of one layer: the update is `scale · B A`. With a magnitude (DoRA) each row of the sum with the
+/// weight is then brought to that norm.
 #[derive(Module, Debug)]
 pub struct LoraAdapter<B: Backend> {
     a: Param<Tensor<B, 2>>,
     b: Param<Tensor<B, 2>>,
+    magnitude: Option<Param<Tensor<B, 2>>>,
     #[module(skip)]
     scale: f64,
     #[module(skip)]
@@ -61,6 +66,7 @@ impl<B: Backend> LoraAdapter<B> {
             rank: config.rank,
             inputs,
             outputs,
+            magnitude: None,
         };
         Self::from_factors(path, factors, config.scale(), config.dropout, device)
     }
@@ -77,12 +83,19 @@ impl<B: Backend> LoraAdapter<B> {
         dropout: f64,
         device: &B::Device,
     ) -> Self {
-        let AdapterFactors { a, b, rank, inputs, outputs } = factors;
+        let AdapterFactors { a, b, rank, inputs, outputs, magnitude } = factors;
         let param = |values: Vec<f32>, shape: [usize; 2]| {
             let values = Tensor::from_data(TensorData::new(values, shape), (device, DType::F32));
             Param::initialized(ParamId::new(), values.require_grad())
         };
-        Self { a: param(a, [rank, inputs]), b: param(b, [outputs, rank]), scale, dropout, site: site(path) }
+        Self {
+            a: param(a, [rank, inputs]),
+            b: param(b, [outputs, rank]),
+            magnitude: magnitude.map(|magnitude| param(magnitude, [outputs, 1])),
+            scale,
+            dropout,
+            site: site(path),
+        }
     }
 
     /// Rank of the update.
@@ -109,6 +122,19 @@ impl<B: Backend> LoraAdapter<B> {
         self.b.val()
     }
 
+    /// DoRA's norms of rows, `[out, 1]`.
+    #[must_use]
+    pub fn magnitude(&self) -> Option<Tensor<B, 2>> {
+        self.magnitude.as_ref().map(Param::val)
+    }
+
+    /// Replaces the magnitude, if there is one, by what `update` makes of it, as a leaf of a new graph.
+    pub fn update_magnitude(&mut self, update: impl FnOnce(Tensor<B, 2>) -> Tensor<B, 2>) {
+        if let Some(magnitude) = &mut self.magnitude {
+            update_param(magnitude, update);
+        }
+    }
+
     /// Replaces `A` by what `update` makes of it, as a leaf of a new graph.
     pub fn update_a(&mut self, update: impl FnOnce(Tensor<B, 2>) -> Tensor<B, 2>) {
         update_param(&mut self.a, update);
@@ -125,7 +151,8 @@ impl<B: Backend> LoraAdapter<B> {
         let (a, b) = (self.a.val(), self.b.val());
         let ([rank, inputs], [outputs, _]) = (a.dims(), b.dims());
         let values = |t: Tensor<B, 2>| t.into_data().iter::<f32>().collect();
-        AdapterFactors { a: values(a), b: values(b), rank, inputs, outputs }
+        let magnitude = self.magnitude().map(values);
+        AdapterFactors { a: values(a), b: values(b), rank, inputs, outputs, magnitude }
     }
 
     pub(crate) fn dropout(&self) -> f64 {
@@ -138,6 +165,19 @@ impl<B: Backend> LoraAdapter<B> {
 }
 
 impl<B: KernelBackend> LoraAdapter<B> {
+    pub(crate) fn prepare_for_inference(&mut self, compute: Compute) {
+        let (mut a, mut b) = (self.a.val().detach(), self.b.val().detach());
+        let dtype = B::activation_dtype(compute);
+        if dtype != DType::F32 {
+            a = a.cast(dtype);
+            b = (b * self.scale).cast(dtype);
+            self.scale = 1.0;
+        }
+        let param = |id, value: Tensor<B, 2>| Param::initialized(id, value).set_require_grad(false);
+        self.a = param(self.a.id, a);
+        self.b = param(self.b.id, b);
+    }
+
     pub(crate) fn operands(&self) -> LoraOperands<B> {
         LoraOperands { a: self.a.val(), b: self.b.val(), scale: self.scale as f32 }
     }

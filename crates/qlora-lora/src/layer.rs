@@ -1,5 +1,7 @@
 //! A linear layer with a frozen weight and, where adapted, a low-rank update.
 
+use std::sync::Arc;
+
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
@@ -8,9 +10,9 @@ use qlora_kernels::{
 };
 
 use crate::dropout::dropout;
-use crate::{AdapterFactors, LoraAdapter, LoraConfig, LoraError, Pass};
+use crate::{AdapterFactors, InputSquares, LoraAdapter, LoraConfig, LoraError, Pass};
 
-/// `y = x Wᵀ + b`, plus `scale · (dropout(x) Aᵀ) Bᵀ` where an adapter is attached.
+/// `y = x Wᵀ + b`, plus `scale · (dropout(x) Aᵀ) Bᵀ` where an adapter is attached, its rows scaled if that has magnitudes.
 #[derive(Module, Debug)]
 pub struct AdaptedLinear<B: Backend> {
     weight: FrozenWeight<B>,
@@ -18,6 +20,8 @@ pub struct AdaptedLinear<B: Backend> {
     adapter: Option<LoraAdapter<B>>,
     /// While merged: the weight without the update.
     unmerged: Option<FrozenWeight<B>>,
+    #[module(skip)]
+    observer: Option<Arc<InputSquares>>,
 }
 
 impl<B: Backend> AdaptedLinear<B> {
@@ -25,7 +29,7 @@ impl<B: Backend> AdaptedLinear<B> {
     #[must_use]
     pub fn new(weight: FrozenWeight<B>, bias: Option<Tensor<B, 1>>) -> Self {
         let bias = bias.map(|bias| Param::initialized(ParamId::new(), bias).set_require_grad(false));
-        Self { weight, bias, adapter: None, unmerged: None }
+        Self { weight, bias, adapter: None, unmerged: None, observer: None }
     }
 
     /// `[out, in]`.
@@ -87,6 +91,11 @@ impl<B: Backend> AdaptedLinear<B> {
         self.adapter.take()
     }
 
+    /// From now on `observer` adds up the squares of the layer's inputs; `None` for no longer.
+    pub fn observe_inputs(&mut self, observer: Option<Arc<InputSquares>>) {
+        self.observer = observer;
+    }
+
     /// Whether the update is part of the weight.
     #[must_use]
     pub fn is_merged(&self) -> bool {
@@ -102,14 +111,29 @@ impl<B: Backend> AdaptedLinear<B> {
 }
 
 impl<B: KernelBackend> AdaptedLinear<B> {
+    /// Brings the adapter into the form that a product reads: no graph, and where products are in a narrow type, in
+    /// that type with the scale as part of `B`. To train it, or to write it to a file, keep the layer from before.
+    pub fn prepare_for_inference(&mut self) {
+        let compute = self.weight.compute();
+        if let Some(adapter) = &mut self.adapter {
+            adapter.prepare_for_inference(compute);
+        }
+    }
+
     /// Applies the layer to rows `x` `[tokens, in]`: `[tokens, out]`.
     #[must_use]
     pub fn forward(&self, x: Tensor<B, 2>, pass: Pass) -> Tensor<B, 2> {
+        if let Some(observer) = &self.observer {
+            observer.add(&x);
+        }
         let bias = self.bias.as_ref().map(Param::val);
         let adapter = self.adapter.as_ref().filter(|_| pass.adapters && !self.is_merged());
         let Some(adapter) = adapter else {
             return linear(x, &self.weight, bias, None);
         };
+        if let Some(magnitude) = adapter.magnitude() {
+            return self.forward_dora(x, pass, adapter, magnitude);
+        }
         match pass.dropout.filter(|_| adapter.dropout() > 0.0) {
             None => linear(x, &self.weight, bias, Some(adapter.operands())),
             Some(key) => {
@@ -123,6 +147,35 @@ impl<B: KernelBackend> AdaptedLinear<B> {
         }
     }
 
+    /// `g ⊙ (x Wᵀ + scale · x Aᵀ Bᵀ) + b` with `g = magnitude / ‖W + scale · B A‖`, row norms through which nothing is
+    /// differentiated. With dropout `x Wᵀ + (g ⊙ (z Wᵀ + scale · z Aᵀ Bᵀ) − z Wᵀ) + b`, where z is the dropped x: as
+    /// PEFT has it.
+    fn forward_dora(
+        &self,
+        x: Tensor<B, 2>,
+        pass: Pass,
+        adapter: &LoraAdapter<B>,
+        magnitude: Tensor<B, 2>,
+    ) -> Tensor<B, 2> {
+        let dtype = x.dtype();
+        let gain = (magnitude / row_norms(self.updated_weight(adapter))).transpose();
+        let adapted =
+            |x| linear(x, &self.weight, None, Some(adapter.operands())).cast(DType::F32) * gain.clone();
+        let y = match pass.dropout.filter(|_| adapter.dropout() > 0.0) {
+            None => adapted(x),
+            Some(key) => {
+                let dropped = dropout(x.clone(), adapter.dropout(), adapter.site(), key);
+                let plain = |x| linear(x, &self.weight, None, None).cast(DType::F32);
+                plain(x) + adapted(dropped.clone()) - plain(dropped)
+            }
+        };
+        let y = match &self.bias {
+            Some(bias) => y + bias.val().unsqueeze(),
+            None => y,
+        };
+        y.cast(dtype)
+    }
+
     /// Applies the layer to `act(gate) ⊙ up`, both `[tokens, in]`: `[tokens, out]`. In training the product of the
     /// two is not kept, but computed again.
     #[must_use]
@@ -134,8 +187,10 @@ impl<B: KernelBackend> AdaptedLinear<B> {
         pass: Pass,
     ) -> Tensor<B, 2> {
         let adapter = self.adapter.as_ref().filter(|_| pass.adapters && !self.is_merged());
-        if adapter.is_some_and(|adapter| pass.dropout.is_some() && adapter.dropout() > 0.0) {
-            // Dropout acts on the product.
+        let drops = adapter.is_some_and(|adapter| pass.dropout.is_some() && adapter.dropout() > 0.0);
+        let dora = adapter.is_some_and(|adapter| adapter.magnitude().is_some());
+        if drops || dora || self.observer.is_some() {
+            // Dropout acts on the product, and an observer sees it.
             return self.forward(gated_activation(activation, gate, up), pass);
         }
         let bias = self.bias.as_ref().map(Param::val);
@@ -143,14 +198,25 @@ impl<B: KernelBackend> AdaptedLinear<B> {
         gated_linear(activation, gate, up, &self.weight, bias, lora)
     }
 
-    /// `W + scale · B A`, in f32 (the plain weight where there is no adapter): `[out, in]`.
+    /// `W + scale · B A` in f32, rows brought to their magnitude with DoRA (the plain weight where there is no
+    /// adapter): `[out, in]`.
     #[must_use]
     pub fn merged_weight(&self) -> Tensor<B, 2> {
-        let base = self.unmerged.as_ref().unwrap_or(&self.weight).dequantize(DType::F32);
-        match &self.adapter {
-            Some(adapter) => base + adapter.b().detach().matmul(adapter.a().detach()) * adapter.scale(),
-            None => base,
+        let Some(adapter) = &self.adapter else { return self.base_weight() };
+        let updated = self.updated_weight(adapter);
+        match adapter.magnitude() {
+            Some(magnitude) => updated.clone() * (magnitude.detach() / row_norms(updated)),
+            None => updated,
         }
+    }
+
+    fn base_weight(&self) -> Tensor<B, 2> {
+        self.unmerged.as_ref().unwrap_or(&self.weight).dequantize(DType::F32)
+    }
+
+    /// `W + scale · B A`, nothing to differentiate.
+    fn updated_weight(&self, adapter: &LoraAdapter<B>) -> Tensor<B, 2> {
+        self.base_weight() + adapter.b().detach().matmul(adapter.a().detach()) * adapter.scale()
     }
 
     /// Makes the update part of the weight, which becomes dense in the given type. The weight from
@@ -163,4 +229,9 @@ impl<B: KernelBackend> AdaptedLinear<B> {
         let merged = FrozenWeight::from_tensor(merged, compute);
         self.unmerged = Some(std::mem::replace(&mut self.weight, merged));
     }
+}
+
+/// L2 norms of rows: `[rows, 1]`.
+fn row_norms<B: Backend>(weight: Tensor<B, 2>) -> Tensor<B, 2> {
+    weight.powi_scalar(2).sum_dim(1).sqrt()
 }

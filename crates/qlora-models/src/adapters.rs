@@ -113,6 +113,9 @@ impl<B: Backend> Decoder<B> {
             if let Some(adapter) = linear.adapter() {
                 visit(&peft_name(&path, "lora_A"), &adapter.a());
                 visit(&peft_name(&path, "lora_B"), &adapter.b());
+                if let Some(magnitude) = adapter.magnitude() {
+                    visit(&magnitude_name(&path), &magnitude);
+                }
             }
         }
     }
@@ -123,6 +126,7 @@ impl<B: Backend> Decoder<B> {
             if let Some(adapter) = linear.adapter_mut() {
                 adapter.update_a(|a| update(&peft_name(&path, "lora_A"), a));
                 adapter.update_b(|b| update(&peft_name(&path, "lora_B"), b));
+                adapter.update_magnitude(|magnitude| update(&magnitude_name(&path), magnitude));
             }
         }
     }
@@ -146,6 +150,11 @@ impl<B: KernelBackend> Decoder<B> {
     pub fn unmerge(&mut self) {
         self.linears_mut().for_each(|(_, linear)| linear.unmerge());
     }
+}
+
+/// The name that PEFT gives to DoRA's magnitudes of the layer at `path`.
+fn magnitude_name(path: &str) -> String {
+    format!("base_model.model.{path}.lora_magnitude_vector")
 }
 
 /// The name that PEFT gives to a factor of the layer at `path`.

@@ -1,102 +1,274 @@
-//! Keys and values of tokens that were computed before.
+//! Keys and values of tokens that were computed before, in pages.
+
+mod pages;
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, TensorPrimitive};
-use qlora_kernels::{AttentionSpan, KernelBackend};
+use burn::tensor::{DType, Tensor};
+use qlora_kernels::{
+    AttentionSpan, AttentionSpec, CacheRows, KernelBackend, PageTable, append_to_cache, attention,
+    gather_rows, paged_attention,
+};
 
-use crate::{DecoderConfig, ModelError};
+use self::pages::{Page, PagePool, Parent};
+use crate::DecoderConfig;
 
-/// Keys and values of every layer for a number of sequences, each with room for `capacity` tokens.
+/// Tokens of a page.
+pub(crate) const PAGE_SIZE: usize = 16;
+
+/// Keys and values of every layer for any number of sequences, which share what they have in common.
 #[derive(Debug)]
 pub struct KvCache<B: Backend> {
     layers: Vec<LayerCache<B>>,
-    /// Tokens of each sequence.
-    lengths: Vec<usize>,
-    capacity: usize,
-    /// Rows that the tokens of the pass under way go to.
-    rows: Vec<usize>,
+    pool: PagePool,
+    sequences: Vec<Option<Sequence>>,
+    /// Rows that forked sequences lack, from and to.
+    copies: Vec<(u32, u32)>,
+    pass: Option<CachePass<B>>,
+    device: B::Device,
 }
 
-/// Keys and values of a layer, `[sequences · capacity, kv_heads · head_dim]`; `None` while rows are written.
+/// Keys and values of a layer, `[pages · page size, kv_heads · head_dim]`; `None` while rows are written.
 #[derive(Debug)]
 struct LayerCache<B: Backend> {
     keys: Option<Tensor<B, 2>>,
     values: Option<Tensor<B, 2>>,
 }
 
+#[derive(Debug)]
+struct Sequence {
+    pages: Vec<Page>,
+    /// Tokens whose keys are in the pages.
+    length: usize,
+    /// How many pages, from the first, can be found by their tokens, and the content of the last of these.
+    registered: (usize, Parent),
+}
+
+/// Where the tokens of the pass under way are written, and what they see.
+#[derive(Debug)]
+struct CachePass<B: Backend> {
+    rows: CacheRows<B>,
+    seen: Seen<B>,
+}
+
+#[derive(Debug)]
+enum Seen<B: Backend> {
+    /// The tokens of the pass alone.
+    Pass,
+    /// Those and earlier ones, in these rows of the cache.
+    Rows(CacheRows<B>),
+    /// One new token a sequence, and the pages of its earlier ones.
+    Pages(PageTable<B>),
+}
+
+/// A sequence as it was admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Admitted {
+    /// Its number.
+    pub(crate) sequence: usize,
+    /// Tokens of the prompt whose keys were there already.
+    pub(crate) known: usize,
+}
+
+/// Pages that so many tokens need.
+pub(crate) fn pages_for(tokens: usize) -> usize {
+    tokens.div_ceil(PAGE_SIZE)
+}
+
 impl<B: KernelBackend> KvCache<B> {
-    /// An empty cache for `sequences` sequences of at most `capacity` tokens.
-    ///
-    /// # Errors
-    /// When `capacity` is more than the model's context.
-    pub fn new(
-        config: &DecoderConfig,
-        sequences: usize,
-        capacity: usize,
-        dtype: burn::tensor::DType,
-        device: &B::Device,
-    ) -> Result<Self, ModelError> {
-        if capacity > config.max_position_embeddings {
-            return Err(ModelError::ContextTooLong {
-                tokens: capacity,
-                limit: config.max_position_embeddings,
-            });
-        }
-        let shape = [sequences * capacity, config.kv_heads * config.head_dim];
-        let empty = || Some(Tensor::zeros(shape, (device, dtype)));
-        let layers = (0..config.layers).map(|_| LayerCache { keys: empty(), values: empty() }).collect();
-        Ok(Self { layers, lengths: vec![0; sequences], capacity, rows: Vec::new() })
-    }
-
-    /// Tokens of each sequence.
+    /// An empty cache of so many pages of 16 tokens, in the given type.
     #[must_use]
-    pub fn lengths(&self) -> &[usize] {
-        &self.lengths
+    pub fn new(config: &DecoderConfig, pages: usize, dtype: DType, device: &B::Device) -> Self {
+        let shape = [pages * PAGE_SIZE, config.kv_heads * config.head_dim];
+        let empty = || Some(Tensor::zeros(shape, (device, dtype)));
+        Self {
+            layers: (0..config.layers).map(|_| LayerCache { keys: empty(), values: empty() }).collect(),
+            pool: PagePool::new(pages),
+            sequences: Vec::new(),
+            copies: Vec::new(),
+            pass: None,
+            device: device.clone(),
+        }
     }
 
-    /// Makes room for `lengths[i]` new tokens of sequence `sequences[i]`: their positions and spans.
+    /// Pages in all.
+    #[must_use]
+    pub fn pages(&self) -> usize {
+        self.pool.len()
+    }
+
+    /// Pages that no sequence holds.
+    #[must_use]
+    pub fn available_pages(&self) -> usize {
+        self.pool.available()
+    }
+
+    /// A sequence with room for `tokens` tokens, which begins with `prompt`: earlier sequences' keys of its first tokens
+    /// are shared, all but that of the last one. `None` where there are not enough pages.
+    pub(crate) fn admit(&mut self, prompt: &[u32], tokens: usize, adapters: bool) -> Option<Admitted> {
+        let mut parent = Parent::Start { adapters };
+        let mut shared: Vec<Page> = Vec::new();
+        // The last token has to be computed: its hidden state chooses the next one.
+        for chunk in prompt[..prompt.len().saturating_sub(1)].chunks_exact(PAGE_SIZE) {
+            let Some((page, content)) = self.pool.find(parent, chunk) else { break };
+            shared.push(page);
+            parent = Parent::Page(content);
+        }
+        // Held first, so that they are not taken for the rest.
+        shared.iter().for_each(|page| self.pool.hold(*page));
+        let Some(rest) = self.pool.take(pages_for(tokens).saturating_sub(shared.len())) else {
+            shared.iter().for_each(|page| self.pool.release(*page));
+            return None;
+        };
+        let known = shared.len() * PAGE_SIZE;
+        let registered = (shared.len(), parent);
+        let pages = [shared, rest].concat();
+        let sequence = self.place(Sequence { pages, length: known, registered });
+        Some(Admitted { sequence, known })
+    }
+
+    /// Another sequence that begins with the first `length` tokens of this one, all that it holds or will after the pass
+    /// under way, with room for `tokens`: full pages are shared, the rest of the keys is copied by
+    /// [`complete_forks`](Self::complete_forks). `None` where there are not enough pages.
+    pub(crate) fn fork(&mut self, sequence: usize, length: usize, tokens: usize) -> Option<usize> {
+        let full = length / PAGE_SIZE;
+        let own = self.pool.take(pages_for(tokens).saturating_sub(full))?;
+        let original = self.sequences[sequence].as_ref()?;
+        let registered = original.registered;
+        assert!(registered.0 <= full, "forked where it was not yet registered");
+        let shared = original.pages[..full].to_vec();
+        let row = |page: Page, token: usize| page * PAGE_SIZE as u32 + (token % PAGE_SIZE) as u32;
+        if let (Some(&from), Some(&to)) = (original.pages.get(full), own.first()) {
+            let partial = full * PAGE_SIZE..length;
+            self.copies.extend(partial.map(|token| (row(from, token), row(to, token))));
+        }
+        shared.iter().for_each(|page| self.pool.hold(*page));
+        let pages = [shared, own].concat();
+        Some(self.place(Sequence { pages, length, registered }))
+    }
+
+    fn place(&mut self, sequence: Sequence) -> usize {
+        let free = self.sequences.iter().position(Option::is_none);
+        let at = free.unwrap_or_else(|| {
+            self.sequences.push(None);
+            self.sequences.len() - 1
+        });
+        self.sequences[at] = Some(sequence);
+        at
+    }
+
+    fn sequence(&self, sequence: usize) -> &Sequence {
+        self.sequences[sequence].as_ref().expect("a sequence that was admitted and not released")
+    }
+
+    /// Makes the full pages of a sequence findable for others. `tokens` are those whose keys it holds.
+    pub(crate) fn register(&mut self, sequence: usize, tokens: &[u32]) {
+        let Some(held) = &mut self.sequences[sequence] else { return };
+        let (mut count, mut parent) = held.registered;
+        for chunk in tokens.chunks_exact(PAGE_SIZE).skip(count) {
+            parent = Parent::Page(self.pool.register(held.pages[count], parent, chunk));
+            count += 1;
+        }
+        held.registered = (count, parent);
+    }
+
+    /// Gives the pages of a sequence back.
+    pub(crate) fn release(&mut self, sequence: usize) {
+        if let Some(held) = self.sequences[sequence].take() {
+            // The last page first: of those that stay findable, beginnings are of more use.
+            held.pages.iter().rev().for_each(|page| self.pool.release(*page));
+        }
+    }
+
+    /// Prepares a pass of `lengths[i]` new tokens of sequence `sequences[i]`: their positions and spans.
     ///
     /// # Panics
-    /// When a sequence would outgrow the capacity.
-    pub(crate) fn reserve(
+    /// When a sequence would outgrow its pages.
+    pub(crate) fn begin_pass(
         &mut self,
         sequences: &[usize],
         lengths: &[usize],
     ) -> (Vec<u32>, Vec<AttentionSpan>) {
-        let (mut positions, mut spans) = (Vec::new(), Vec::new());
-        self.rows.clear();
-        let mut q_start = 0;
+        let (mut positions, mut rows, mut spans) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut visible, mut q_start) = (Vec::new(), 0);
+        let row = |pages: &[Page], token: usize| {
+            pages[token / PAGE_SIZE] * PAGE_SIZE as u32 + (token % PAGE_SIZE) as u32
+        };
+        let decoding = lengths.iter().all(|length| *length == 1);
+        let fresh = sequences.iter().all(|sequence| self.sequence(*sequence).length == 0);
         for (&sequence, &new) in sequences.iter().zip(lengths) {
-            let old = self.lengths[sequence];
-            assert!(old + new <= self.capacity, "the cache holds {} tokens a sequence", self.capacity);
-            let k_start = sequence * self.capacity;
-            spans.push(AttentionSpan { q_start, q_len: new, k_start, k_len: old + new });
-            positions.extend((old..old + new).map(|p| p as u32));
-            self.rows.extend((old..old + new).map(|p| k_start + p));
-            self.lengths[sequence] = old + new;
+            let held = self.sequences[sequence].as_mut().expect("a sequence that was admitted");
+            let old = held.length;
+            let k_len = old + new;
+            assert!(pages_for(k_len) <= held.pages.len(), "{k_len} tokens in {} pages", held.pages.len());
+            positions.extend((old..k_len).map(|position| position as u32));
+            rows.extend((old..k_len).map(|token| row(&held.pages, token)));
+            let k_start = if fresh { q_start } else { visible.len() };
+            spans.push(AttentionSpan { q_start, q_len: new, k_start, k_len });
+            if !decoding && !fresh {
+                visible.extend((0..k_len).map(|token| row(&held.pages, token)));
+            }
+            held.length = k_len;
             q_start += new;
         }
+        let seen = if decoding {
+            let table: Vec<(usize, &[Page])> = (sequences.iter())
+                .map(|sequence| self.sequence(*sequence))
+                .map(|held| (held.length, held.pages.as_slice()))
+                .collect();
+            Seen::Pages(PageTable::new(&table, PAGE_SIZE, &self.device))
+        } else if fresh {
+            Seen::Pass
+        } else {
+            Seen::Rows(CacheRows::new(visible, &self.device))
+        };
+        self.pass = Some(CachePass { rows: CacheRows::new(rows, &self.device), seen });
         (positions, spans)
     }
 
-    /// Writes the keys and values of the reserved tokens of one layer; gives all of that layer's.
-    pub(crate) fn append(
+    /// Copies the last, partly filled pages of forked sequences, once the pass that fills them is done.
+    pub(crate) fn complete_forks(&mut self) {
+        if self.copies.is_empty() {
+            return;
+        }
+        let (from, to): (Vec<u32>, Vec<u32>) = self.copies.drain(..).unzip();
+        let (from, to) = (CacheRows::new(from, &self.device), CacheRows::new(to, &self.device));
+        for layer in &mut self.layers {
+            let (keys, values) = layer.take();
+            let copied = (gather_rows(&keys, &from), gather_rows(&values, &from));
+            layer.put(append_to_cache((keys, values), copied, &to));
+        }
+    }
+
+    /// Writes the keys and values of the tokens of the pass, and attends to all that they see: `[tokens, heads · d]`.
+    pub(crate) fn attend(
         &mut self,
         layer: usize,
+        q: Tensor<B, 2>,
         k: Tensor<B, 2>,
         v: Tensor<B, 2>,
-    ) -> (Tensor<B, 2>, Tensor<B, 2>) {
-        let rows = &self.rows;
-        let write = |cache: &mut Option<Tensor<B, 2>>, new: Tensor<B, 2>| {
-            // Taken out, so that the backend sees one owner and writes in place.
-            let old = cache.take().expect("a cache between passes");
-            let old = old.into_primitive().tensor();
-            let new = B::write_rows(old, new.into_primitive().tensor(), rows);
-            let tensor: Tensor<B, 2> = Tensor::from_primitive(TensorPrimitive::Float(new));
-            *cache = Some(tensor.clone());
-            tensor
+        spec: &AttentionSpec,
+    ) -> Tensor<B, 2> {
+        let pass = self.pass.as_ref().expect("a pass that was begun");
+        let layer = &mut self.layers[layer];
+        let (keys, values) = append_to_cache(layer.take(), (k.clone(), v.clone()), &pass.rows);
+        let out = match &pass.seen {
+            Seen::Pass => attention(q, k, v, spec),
+            Seen::Rows(rows) => attention(q, gather_rows(&keys, rows), gather_rows(&values, rows), spec),
+            Seen::Pages(table) => paged_attention(q, keys.clone(), values.clone(), table, spec),
         };
-        let LayerCache { keys, values } = &mut self.layers[layer];
-        (write(keys, k), write(values, v))
+        layer.put((keys, values));
+        out
+    }
+}
+
+impl<B: Backend> LayerCache<B> {
+    /// Taken out, so that a backend sees one owner and writes in place.
+    fn take(&mut self) -> (Tensor<B, 2>, Tensor<B, 2>) {
+        let taken = self.keys.take().zip(self.values.take());
+        taken.expect("a cache between two writes")
+    }
+
+    fn put(&mut self, (keys, values): (Tensor<B, 2>, Tensor<B, 2>)) {
+        (self.keys, self.values) = (Some(keys), Some(values));
     }
 }

@@ -63,6 +63,15 @@ impl Checkpoint {
         &self.config
     }
 
+    /// The file, when it is a GGUF file.
+    #[must_use]
+    pub fn gguf(&self) -> Option<&qlora_gguf::Gguf> {
+        match &self.format {
+            Format::Gguf(file) => Some(file),
+            Format::Safetensors(_) => None,
+        }
+    }
+
     /// The `config.json` that `transformers` loads the model with. Of a directory it is its own, unknown keys
     /// included; of a GGUF file it lacks `bos_token_id` and `eos_token_id`, which the tokenizer knows.
     ///
@@ -107,7 +116,33 @@ impl Checkpoint {
             Format::Safetensors(files) => safetensors::tensor(&self.path, files, name, shape),
         }
     }
+
+    /// Some rows of the embedding or of the head, as f32: of tables `[vocabulary, hidden]` that are too large to be
+    /// in memory whole. `None` for any other tensor.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor).
+    ///
+    /// # Panics
+    /// When the rows are outside of the table.
+    pub fn table_rows(
+        &self,
+        name: &str,
+        rows: std::ops::Range<usize>,
+    ) -> Result<Option<Vec<f32>>, ModelError> {
+        if !TABLES.contains(&name) {
+            return Ok(None);
+        }
+        let shape = [self.config.vocab_size, self.config.hidden_size];
+        Ok(Some(match &self.format {
+            Format::Gguf(file) => gguf::rows(&self.path, file, &self.config, name, shape, rows)?,
+            Format::Safetensors(files) => safetensors::rows(&self.path, files, name, shape, rows)?,
+        }))
+    }
 }
+
+/// Tables with a row for each token: the largest tensors of a model, in the same order of rows in all formats.
+const TABLES: [&str; 2] = ["model.embed_tokens.weight", "lm_head.weight"];
 
 /// Refuses a shape that is not the expected one, before anything is read.
 fn check_shape(path: &Path, name: &str, found: &[usize], expected: &[usize]) -> Result<(), ModelError> {

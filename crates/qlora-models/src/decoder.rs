@@ -106,17 +106,30 @@ impl<B: KernelBackend> Decoder<B> {
     /// `sequences[i]` is the sequence of the cache that `batch.lengths[i]` new tokens belong to.
     ///
     /// # Panics
-    /// When a sequence outgrows the cache, and as [`hidden_states`](Self::hidden_states).
+    /// When a sequence outgrows its pages, and as [`hidden_states`](Self::hidden_states).
     #[must_use]
-    pub fn hidden_states_cached(
+    pub(crate) fn hidden_states_cached(
         &self,
         batch: TokenBatch<'_>,
         sequences: &[usize],
         cache: &mut KvCache<B>,
         pass: Pass,
     ) -> Tensor<B, 2> {
-        let (positions, spans) = cache.reserve(sequences, batch.lengths);
+        let (positions, spans) = cache.begin_pass(sequences, batch.lengths);
         self.run(batch.ids, &self.context(&positions, spans, pass), Some(cache))
+    }
+
+    /// The same model with its adapters in the form in which generation reads them: of the type of the products, scale
+    /// included, and no part of a graph.
+    #[must_use]
+    pub fn for_inference(&self) -> Self {
+        let mut decoder = self.clone();
+        for layer in &mut decoder.layers {
+            for (_, linear) in layer.linears_mut() {
+                linear.prepare_for_inference();
+            }
+        }
+        decoder
     }
 
     /// The path of the first part of the model whose output holds an infinity or NaN: the embedding, a decoder layer

@@ -52,6 +52,16 @@ pub enum ModelError {
         /// The tensor.
         name: String,
     },
+    /// A request that a cache could not hold if it were alone.
+    #[error(
+        "{tokens} tokens do not fit a cache of {pages} pages of 16 tokens; give the generator more pages"
+    )]
+    CacheTooSmall {
+        /// Tokens of the prompt and of its completion.
+        tokens: usize,
+        /// Pages of the cache.
+        pages: usize,
+    },
     /// A weight that holds NaN or infinity.
     #[error("{}: tensor `{name}` cannot be quantized: {source}", path.display())]
     Quantize {

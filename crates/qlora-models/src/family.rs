@@ -81,7 +81,8 @@ impl Family {
     }
 
     /// The GGUF name of a tensor that Hugging Face checkpoints call `name`.
-    pub(crate) fn gguf_name(self, name: &str) -> Option<String> {
+    #[must_use]
+    pub fn gguf_name(self, name: &str) -> Option<String> {
         match self {
             Self::Llama => llama::gguf_name(name),
         }
@@ -91,6 +92,15 @@ impl Family {
     pub(crate) fn rows_from_gguf(self, name: &str, values: Vec<f32>, config: &DecoderConfig) -> Vec<f32> {
         match self {
             Self::Llama => llama::rows_from_gguf(name, values, config),
+        }
+    }
+
+    /// Brings rows from the order of Hugging Face checkpoints to that of GGUF files: those of the tensor `name`, or
+    /// of a factor B `[out, rank]` that is added to it.
+    #[must_use]
+    pub fn rows_to_gguf(self, name: &str, values: Vec<f32>, config: &DecoderConfig) -> Vec<f32> {
+        match self {
+            Self::Llama => llama::rows_to_gguf(name, values, config),
         }
     }
 }

@@ -90,11 +90,11 @@ impl<B: KernelBackend> DecoderLayer<B> {
         let q = rope(self.q_proj.forward(x.clone(), pass), context.cos.clone(), context.sin.clone());
         let k = rope(self.k_proj.forward(x.clone(), pass), context.cos.clone(), context.sin.clone());
         let v = self.v_proj.forward(x, pass);
-        let (k, v) = match cache {
-            Some((cache, index)) => cache.append(index, k, v),
-            None => (k, v),
+        let attended = match cache {
+            Some((cache, index)) => cache.attend(index, q, k, v, &context.spec),
+            None => attention(q, k, v, &context.spec),
         };
-        let h = h + self.o_proj.forward(attention(q, k, v, &context.spec), pass);
+        let h = h + self.o_proj.forward(attended, pass);
         let x = rms_norm(h.clone(), self.post_attention_norm.val(), context.norm);
         let gate = self.gate_proj.forward(x.clone(), pass);
         let up = self.up_proj.forward(x, pass);

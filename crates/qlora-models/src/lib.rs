@@ -8,8 +8,10 @@
 //! | less memory in training: layers computed twice | [`Checkpointing`], [`LayerTape`] |
 //! | loading, and quantizing on arrival | [`LoadOptions`], [`load`] |
 //! | random weights of a size | [`Decoder::random`] |
+//! | what goes into each linear layer on given tokens | [`Decoder::input_statistics`] |
 //! | adapters of the whole model | [`AdapterSet`], [`Decoder::attach`] |
-//! | decoding with a cache | [`generate`](Decoder::generate), [`Sampling`] |
+//! | completions of prompts | [`generate`](Decoder::generate), [`Sampling`] |
+//! | requests that come and go, a cache that they share | [`Generator`], [`Request`], [`KvCache`] |
 
 mod adapters;
 mod cache;
@@ -19,6 +21,8 @@ mod decoder;
 mod error;
 mod family;
 mod generate;
+mod generator;
+mod input_statistics;
 mod layer;
 mod layer_tape;
 mod loading;
@@ -35,6 +39,8 @@ pub use decoder::{Decoder, TokenBatch};
 pub use error::ModelError;
 pub use family::Family;
 pub use generate::{Completion, FinishReason, GenerateOptions, SampledToken};
+pub use generator::{Flow, Generator, GeneratorOptions, Request};
+pub use input_statistics::InputStatistics;
 pub use layer::DecoderLayer;
 pub use layer_tape::{Checkpointing, LayerTape};
 pub use loading::{LoadOptions, LoadProgress, Quantization, load};

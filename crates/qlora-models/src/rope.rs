@@ -26,6 +26,23 @@ pub enum RopeScaling {
     Divisors(Vec<f32>),
 }
 
+impl RopeScaling {
+    /// What each frequency is divided by, where each has its own number: what GGUF files store in
+    /// `rope_freqs.weight`. `None` where all have the same, which their metadata says.
+    #[must_use]
+    pub fn divisors(&self, theta: f64, head_dim: usize) -> Option<Vec<f32>> {
+        match self {
+            Self::None | Self::Linear { .. } => None,
+            Self::Divisors(divisors) => Some(divisors.clone()),
+            Self::Llama3 { .. } => {
+                let plain = frequencies(theta, head_dim, &Self::None);
+                let scaled = frequencies(theta, head_dim, self);
+                Some(plain.iter().zip(scaled).map(|(plain, scaled)| plain / scaled).collect())
+            }
+        }
+    }
+}
+
 /// The frequencies of a head of `head_dim` features: `[head_dim / 2]`.
 pub(crate) fn frequencies(theta: f64, head_dim: usize, scaling: &RopeScaling) -> Vec<f32> {
     // Rounded where the peers round: an angle is a position times this number, so that at a thousand
@@ -98,6 +115,9 @@ mod tests {
         assert_eq!(plain[0], scaled[0]);
         assert!((plain[63] / scaled[63] - 8.0).abs() < 1e-5);
         assert!(plain.iter().zip(&scaled).all(|(p, s)| s <= p && *s >= p / 8.0001));
+        let divisors = RopeScaling::Divisors(scaling.divisors(500_000.0, 128).unwrap());
+        let again = frequencies(500_000.0, 128, &divisors);
+        assert!(again.iter().zip(&scaled).all(|(a, s)| (a / s - 1.0).abs() < 2e-7));
     }
 
     #[test]

@@ -1,11 +1,12 @@
-//! From logits to a token: the processors of transformers, in its order.
+//! How the next token of a sequence is chosen.
 
+use qlora_kernels::{Draw, Warpers};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::ModelError;
 
-/// How the next token is chosen. The default is greedy.
+/// How the next token is chosen: the processors of transformers, in its order. The default is greedy.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
     /// Logits are divided by it; 0 is greedy.
@@ -16,20 +17,63 @@ pub struct Sampling {
     pub top_p: f64,
     /// Keep tokens at least `min_p` times as likely as the likeliest; 0 keeps all.
     pub min_p: f64,
+    /// Keep the tokens whose surprise is nearest to the entropy, up to this mass; 1 keeps all.
+    pub typical_p: f64,
+    /// Keep the likeliest tokens that have at most this share of the entropy; 0 keeps all.
+    pub top_h: f64,
+    /// Keep tokens of at least this probability; 0 keeps all.
+    pub epsilon_cutoff: f64,
+    /// As `epsilon_cutoff`, less strict where the entropy is high; 0 keeps all.
+    pub eta_cutoff: f64,
+    /// Tokens that top-p, min-p, typical-p and the cutoffs leave at least.
+    pub min_tokens_to_keep: usize,
     /// Logits of tokens seen before are divided by it where positive, else multiplied; 1 is off.
     pub repetition_penalty: f64,
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0 }
+        let Warpers {
+            top_h,
+            top_k,
+            top_p,
+            min_p,
+            typical_p,
+            epsilon_cutoff,
+            eta_cutoff,
+            min_tokens_to_keep,
+            ..
+        } = Warpers::default();
+        Self {
+            temperature: 0.0,
+            top_k,
+            top_p,
+            min_p,
+            typical_p,
+            top_h,
+            epsilon_cutoff,
+            eta_cutoff,
+            min_tokens_to_keep,
+            repetition_penalty: 1.0,
+        }
     }
 }
 
 impl Sampling {
-    /// Whether the likeliest token is taken, whatever came before.
-    pub(crate) fn is_greedy(&self) -> bool {
-        self.temperature == 0.0 && self.repetition_penalty == 1.0
+    /// What the logits go through after the penalty.
+    #[must_use]
+    pub fn warpers(&self) -> Warpers {
+        Warpers {
+            temperature: self.temperature,
+            top_h: self.top_h,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            typical_p: self.typical_p,
+            epsilon_cutoff: self.epsilon_cutoff,
+            eta_cutoff: self.eta_cutoff,
+            min_tokens_to_keep: self.min_tokens_to_keep,
+        }
     }
 
     /// Refuses numbers outside of their ranges.
@@ -37,21 +81,21 @@ impl Sampling {
     /// # Errors
     /// When one is.
     pub fn validate(&self) -> Result<(), ModelError> {
+        let share = |value: f64| (0.0..1.0).contains(&value);
+        let part = |value: f64| value > 0.0 && value <= 1.0;
+        let (least, penalty) = (self.min_tokens_to_keep, self.repetition_penalty);
+        let (part_expected, share_expected) = ("above 0 and at most 1", "0 or more and less than 1");
+        let warm = self.temperature >= 0.0 && self.temperature.is_finite();
         let checks = [
-            (
-                "temperature",
-                self.temperature,
-                self.temperature >= 0.0 && self.temperature.is_finite(),
-                "0 or more",
-            ),
-            ("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1"),
+            ("temperature", self.temperature, warm, "0 or more"),
+            ("top_p", self.top_p, part(self.top_p), part_expected),
             ("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "from 0 to 1"),
-            (
-                "repetition_penalty",
-                self.repetition_penalty,
-                self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite(),
-                "a positive number",
-            ),
+            ("typical_p", self.typical_p, part(self.typical_p), part_expected),
+            ("top_h", self.top_h, (0.0..=1.0).contains(&self.top_h), "from 0 to 1"),
+            ("epsilon_cutoff", self.epsilon_cutoff, share(self.epsilon_cutoff), share_expected),
+            ("eta_cutoff", self.eta_cutoff, share(self.eta_cutoff), share_expected),
+            ("min_tokens_to_keep", least as f64, least > 0, "1 or more"),
+            ("repetition_penalty", penalty, penalty > 0.0 && penalty.is_finite(), "a positive number"),
         ];
         for (key, value, good, expected) in checks {
             if !good {
@@ -78,48 +122,27 @@ impl Sampler {
         Self { sampling, rng }
     }
 
-    /// Chooses a token and gives its log-probability under the distribution that it was drawn from.
-    ///
-    /// `logits` is changed; `seen` are the tokens of the sequence so far.
-    ///
-    /// # Panics
-    /// When there are no logits.
-    pub fn sample(&mut self, logits: &mut [f32], seen: &[u32]) -> (u32, f32) {
+    /// How the next token is drawn: one number of the stream a token, none at temperature 0.
+    pub fn draw(&mut self) -> Draw {
+        let uniform = if self.sampling.temperature == 0.0 { 0.0 } else { self.rng.random::<f64>() };
+        Draw { warpers: self.sampling.warpers(), uniform }
+    }
+
+    pub(crate) fn penalty(&self) -> f64 {
+        self.sampling.repetition_penalty
+    }
+
+    /// Applies the penalty to the logits of the tokens in `seen`, once each.
+    pub(crate) fn penalise(&self, logits: &mut [f32], seen: &[&[u32]]) {
         penalise(logits, seen, self.sampling.repetition_penalty);
-        if self.sampling.temperature == 0.0 {
-            let best = argmax(logits);
-            let max = f64::from(logits[best]);
-            let sum: f64 = logits.iter().map(|z| (f64::from(*z) - max).exp()).sum();
-            return (best as u32, -sum.ln() as f32);
-        }
-        let kept = distribution(logits, &self.sampling);
-        let mut rest = self.rng.random::<f64>();
-        for (token, probability) in &kept {
-            rest -= probability;
-            if rest < 0.0 {
-                return (*token, probability.ln() as f32);
-            }
-        }
-        let (token, probability) = kept[kept.len() - 1];
-        (token, probability.ln() as f32)
     }
 }
 
-fn argmax(logits: &[f32]) -> usize {
-    let mut best = 0;
-    for (index, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] || logits[best].is_nan() {
-            best = index;
-        }
-    }
-    best
-}
-
-fn penalise(logits: &mut [f32], seen: &[u32], penalty: f64) {
+fn penalise(logits: &mut [f32], seen: &[&[u32]], penalty: f64) {
     if penalty == 1.0 {
         return;
     }
-    let mut seen = seen.to_vec();
+    let mut seen = seen.concat();
     seen.sort_unstable();
     seen.dedup();
     for token in seen {
@@ -128,55 +151,6 @@ fn penalise(logits: &mut [f32], seen: &[u32], penalty: f64) {
             *logit = (if value < 0.0 { value * penalty } else { value / penalty }) as f32;
         }
     }
-}
-
-/// The tokens that stay after temperature, top-k, top-p and min-p, with their probabilities, likeliest first.
-///
-/// As in transformers, ties with the k-th logit all stay, and each step renormalises.
-fn distribution(logits: &[f32], sampling: &Sampling) -> Vec<(u32, f64)> {
-    let mut kept: Vec<(u32, f64)> = logits
-        .iter()
-        .enumerate()
-        .map(|(token, z)| (token as u32, f64::from(*z) / sampling.temperature))
-        .collect();
-    if sampling.top_k > 0 && sampling.top_k < kept.len() {
-        let mut scores: Vec<f64> = kept.iter().map(|(_, z)| *z).collect();
-        let (_, kth, _) = scores.select_nth_unstable_by(sampling.top_k - 1, |a, b| b.total_cmp(a));
-        let kth = *kth;
-        kept.retain(|(_, z)| *z >= kth);
-    }
-    // Likeliest first; among equals the larger id first, as an ascending stable sort read from its end.
-    kept.sort_by(|a, b| b.1.total_cmp(&a.1).then(b.0.cmp(&a.0)));
-    normalise(&mut kept);
-    if sampling.top_p < 1.0 {
-        // From the end, what adds up to at most 1 − top_p is dropped; the likeliest always stays.
-        let mut tail = 0.0;
-        let mut length = kept.len();
-        while length > 1 && tail + kept[length - 1].1 <= 1.0 - sampling.top_p {
-            tail += kept[length - 1].1;
-            length -= 1;
-        }
-        kept.truncate(length);
-        renormalise(&mut kept);
-    }
-    if sampling.min_p > 0.0 {
-        let floor = kept[0].1 * sampling.min_p;
-        kept.retain(|(_, p)| *p >= floor);
-        renormalise(&mut kept);
-    }
-    kept
-}
-
-/// Scores to probabilities.
-fn normalise(kept: &mut [(u32, f64)]) {
-    let max = kept[0].1;
-    kept.iter_mut().for_each(|(_, z)| *z = (*z - max).exp());
-    renormalise(kept);
-}
-
-fn renormalise(kept: &mut [(u32, f64)]) {
-    let sum: f64 = kept.iter().map(|(_, p)| p).sum();
-    kept.iter_mut().for_each(|(_, p)| *p /= sum);
 }
 
 #[cfg(test)]

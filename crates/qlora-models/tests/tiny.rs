@@ -44,7 +44,14 @@ fn weight_views(model: &Decoder<Autodiff<Flex>>) -> AdapterSet {
     let layers = model.linears().map(|(path, linear)| {
         let [outputs, inputs] = linear.shape();
         let a = (0..inputs * inputs).map(|i| f32::from(i / inputs == i % inputs)).collect();
-        let factors = AdapterFactors { a, b: vec![0.0; outputs * inputs], rank: inputs, inputs, outputs };
+        let factors = AdapterFactors {
+            a,
+            b: vec![0.0; outputs * inputs],
+            rank: inputs,
+            inputs,
+            outputs,
+            magnitude: None,
+        };
         (path, (factors, 1.0))
     });
     AdapterSet { layers: layers.collect() }

@@ -101,6 +101,14 @@ pub enum Error {
         /// Where the tokenizer comes from.
         origin: String,
     },
+    /// Neither the name of a chat template nor a file.
+    #[error("there is no chat template {name:?}; give the path of a Jinja file, or one of {known}")]
+    UnknownTemplate {
+        /// What was given.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
     /// The chat template is not valid Jinja.
     #[error("chat template, line {line}: {reason}")]
     TemplateSyntax {

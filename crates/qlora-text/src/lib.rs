@@ -1,9 +1,10 @@
 //! Tokenizers and chat templates, from Hugging Face files and from GGUF metadata.
 //!
 //! * [`Tokenizer`]: text to ids and back, with byte offsets, stop tokens, and the model's chat template;
-//!   [`TokenStream`] turns ids into text while they are being generated.
+//!   [`TokenStream`] turns ids into text while they are being generated, [`StopStrings`] finds where it ends.
 //! * [`ChatTemplate`]: the model's own Jinja template, rendered as `transformers` renders it, with the
 //!   spans of its `{% generation %}` blocks.
+//! * [`NamedTemplate`]: chat formats for models that bring no template ([`Tokenizer::choose_template`]).
 //! * [`Message`]: one turn of a conversation, with whatever extra keys its row had.
 //!
 //! Nothing is added behind the caller's back: [`Tokenizer::encode`] recognises special tokens that are
@@ -14,9 +15,11 @@ mod error;
 mod generation_blocks;
 mod gguf;
 mod message;
+mod named_template;
 mod pretrained;
 mod python_json;
 mod python_text;
+mod stop_strings;
 mod strftime;
 mod token_stream;
 mod tokenizer;
@@ -24,5 +27,7 @@ mod tokenizer;
 pub use chat_template::{ChatTemplate, RenderInput, Rendered};
 pub use error::Error;
 pub use message::Message;
+pub use named_template::{ChosenTemplate, NAMED_TEMPLATES, NamedTemplate};
+pub use stop_strings::StopStrings;
 pub use token_stream::TokenStream;
 pub use tokenizer::{TokenSpan, Tokenizer};

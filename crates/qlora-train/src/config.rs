@@ -27,11 +27,15 @@
 //! # seed = 42                      # order of the rows; train.seed unless given
 //! on_bad_row = "stop"              # "stop" | "skip": a row that can't be read or has nothing to learn
 //! on_long = "error"                # "error" | "skip" | "truncate": a row longer than max_length
-//! train_on = "responses"           # "responses" | "last-response" | "all": which tokens the loss counts
+//! # template = "chatml"            # a chat template by name (alpaca, chatml, gemma, llama-2, llama-3, mistral, phi-3,
+//!                                  # phi-4, vicuna, zephyr) or a Jinja file; the model's own unless given
+//! # packing = "best-fit"           # "best-fit" | "by-length": how rows share batches of train.tokens_per_batch
+//! train_on = "assistant"           # "assistant" | "last" | "completions" | "all": which tokens the loss counts
 //!
 //! [train]
 //! steps = 60                       # or epochs = 3
 //! batch_size = 8                   # rows of a micro-batch
+//! # tokens_per_batch = 4096        # instead: the most tokens of a micro-batch, which holds as many whole rows as fit
 //! accumulate = 1                   # micro-batches of an optimizer step
 //! learning_rate = 2e-4
 //! schedule = "linear"              # constant, linear, cosine, cosine_with_restarts, cosine_with_minimum,
@@ -185,8 +189,25 @@ pub struct DataConfig {
     pub on_bad_row: OnBadRow,
     /// What happens to a row longer than `max_length`.
     pub on_long: OnLong,
+    /// The name of a chat template, or a Jinja file; the model's own where it is `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// How rows share batches; only where [`TrainConfig::tokens_per_batch`] is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packing: Option<PackingKind>,
     /// Which tokens the loss counts.
     pub train_on: TrainOn,
+}
+
+/// How rows share batches of a fixed number of tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PackingKind {
+    /// So that batches are as full as can be (best-fit decreasing).
+    #[default]
+    BestFit,
+    /// Rows of similar length together.
+    ByLength,
 }
 
 /// `[train]`.
@@ -197,6 +218,9 @@ pub struct TrainConfig {
     pub length: RunLength,
     /// Rows of a micro-batch: what is in memory at a time.
     pub batch_size: usize,
+    /// Instead of rows: the most tokens of a micro-batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_per_batch: Option<usize>,
     /// Micro-batches of an optimizer step.
     pub accumulate: usize,
     /// The highest learning rate.

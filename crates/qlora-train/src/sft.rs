@@ -1,10 +1,11 @@
 //! Supervised fine-tuning: the mean loss of the rows' trained tokens.
 
-use qlora_data::{Batch, Dataset, Sampler, SamplerState};
+use qlora_data::{Batch, Dataset, Sampler};
 use qlora_kernels::{KernelBackend, TrainBackend};
 use qlora_lora::Pass;
 use qlora_models::{Checkpointing, Decoder, TokenBatch};
 
+use crate::config::PackingKind;
 use crate::objective::{BatchSize, Evaluation, Objective};
 use crate::{Loss, Tape, TrainError};
 
@@ -18,6 +19,9 @@ pub struct SupervisedFineTuning {
     sampler: Sampler,
     batch_size: usize,
     accumulate: usize,
+    shuffle_seed: Option<u64>,
+    /// The most tokens of a micro-batch, where those are not counted in rows.
+    token_budget: Option<usize>,
     checkpointing: Checkpointing,
 }
 
@@ -41,7 +45,36 @@ impl SupervisedFineTuning {
             Some(seed) => Sampler::shuffled(train.len(), batch_size, seed)?,
             None => Sampler::sequential(train.len(), batch_size)?,
         };
-        Ok(Self { train, eval: None, sampler, batch_size, accumulate, checkpointing: Checkpointing::None })
+        Ok(Self {
+            train,
+            eval: None,
+            sampler,
+            batch_size,
+            accumulate,
+            shuffle_seed,
+            token_budget: None,
+            checkpointing: Checkpointing::None,
+        })
+    }
+
+    /// Trains in micro-batches of at most `tokens` tokens instead of so many rows, put together by `packing`.
+    ///
+    /// # Errors
+    /// A row has more tokens.
+    pub fn with_token_budget(mut self, tokens: usize, packing: PackingKind) -> Result<Self, TrainError> {
+        let lengths = lengths(&self.train);
+        self.sampler = match packing {
+            PackingKind::BestFit => Sampler::packed(lengths, tokens, self.shuffle_seed)?,
+            PackingKind::ByLength => Sampler::length_grouped(lengths, tokens, self.shuffle_seed)?,
+        };
+        self.token_budget = Some(tokens);
+        Ok(self)
+    }
+
+    /// Micro-batches in which every row is seen once.
+    #[must_use]
+    pub fn batches_per_epoch(&self) -> usize {
+        self.sampler.batches_per_epoch()
     }
 
     /// Evaluates on this data.
@@ -68,10 +101,7 @@ impl SupervisedFineTuning {
     fn batches(&mut self, step: u64) -> Result<Vec<Batch>, TrainError> {
         let steps = self.steps_per_epoch();
         let (epoch, step) = (step / steps, (step % steps) as usize);
-        let start = SamplerState { epoch, cursor: step * self.accumulate * self.batch_size };
-        if self.sampler.state() != start {
-            self.sampler.restore(start)?;
-        }
+        self.sampler.seek(epoch, step * self.accumulate);
         let left = self.sampler.batches_per_epoch() - step * self.accumulate;
         let batches = (0..left.min(self.accumulate)).map(|_| {
             let rows = self.sampler.next_batch();
@@ -123,7 +153,17 @@ impl<B: TrainBackend> Objective<B, Decoder<B>> for SupervisedFineTuning {
     }
 
     fn evaluate(&self, model: &Decoder<B::InnerBackend>) -> Result<Option<Evaluation>, TrainError> {
-        self.eval.as_ref().map(|eval| evaluate(model, eval, self.batch_size)).transpose()
+        let Some(eval) = &self.eval else { return Ok(None) };
+        let sampler = match self.token_budget {
+            None => Sampler::sequential(eval.len(), self.batch_size)?,
+            Some(budget) => {
+                let lengths = lengths(eval);
+                // A held-out row may be longer than what is trained on.
+                let budget = lengths.iter().copied().fold(budget, usize::max);
+                Sampler::packed(lengths, budget, None)?
+            }
+        };
+        Ok(Some(evaluate_batches(model, eval, sampler)))
     }
 }
 
@@ -139,7 +179,18 @@ pub fn evaluate<B: KernelBackend>(
     data: &Dataset,
     batch_size: usize,
 ) -> Result<Evaluation, TrainError> {
-    let mut sampler = Sampler::sequential(data.len(), batch_size)?;
+    Ok(evaluate_batches(model, data, Sampler::sequential(data.len(), batch_size)?))
+}
+
+fn lengths(data: &Dataset) -> Vec<usize> {
+    data.lengths().collect()
+}
+
+fn evaluate_batches<B: KernelBackend>(
+    model: &Decoder<B>,
+    data: &Dataset,
+    mut sampler: Sampler,
+) -> Evaluation {
     let mut evaluation = Evaluation::default();
     for _ in 0..sampler.batches_per_epoch() {
         let batch = Batch::from_samples(&data.select(&sampler.next_batch()));
@@ -153,5 +204,5 @@ pub fn evaluate<B: KernelBackend>(
             evaluation.correct += u64::from(correct);
         }
     }
-    Ok(evaluation)
+    evaluation
 }

@@ -1,75 +1,196 @@
 //! `qlora export`: a model, with or without an adapter in its weights, in another form.
 
-use std::io::Write as _;
+mod outcome;
+mod verifying;
 
-use indicatif::{ProgressBar, ProgressStyle};
-use qlora_core::export::{FloatType, PeftAdapter, SafetensorsOptions, export_safetensors};
+use qlora_core::export::{
+    Bnb4BitOptions, ExportSource, FloatType, GgufType, MergeBase, Modelfile, ModelfileTemplate, PeftAdapter,
+    SafetensorsOptions, export_bnb_4bit, export_gguf, export_gguf_lora, export_ollama, export_safetensors,
+    verify_bnb_4bit,
+};
+use qlora_core::kernels::KernelBackend;
+use qlora_core::models::Checkpoint;
+use qlora_core::quant::Nf4Options;
 use serde_json::json;
 
-use crate::arguments::{ComputeKind, ExportArguments, ExportKind, GlobalOptions};
-use crate::backend::set_threads;
+use self::outcome::{Outcome, with_bar};
+use self::verifying::Verifying;
+use crate::arguments::{ComputeKind, ExportArguments, ExportForm, GlobalOptions, MergeBaseKind};
+use crate::backend::{OnBackend, on_backend};
 use crate::failure::Failure;
 use crate::model::open_checkpoint;
 
 pub(crate) fn run(global: &GlobalOptions, arguments: &ExportArguments) -> Result<(), Failure> {
-    set_threads(global)?;
-    match arguments.to {
-        ExportKind::Safetensors => safetensors(global, arguments),
+    if matches!(arguments.to, ExportForm::Peft | ExportForm::GgufLora) && arguments.adapter.is_none() {
+        return Err(Failure::usage("this form is of an adapter alone: give one with --adapter DIR"));
+    }
+    if !(arguments.shard_size > 0.0) {
+        return Err(Failure::usage("--shard-size must be a positive number of gigabytes"));
+    }
+    on_backend(global, Export { global, arguments })
+}
+
+struct Export<'a> {
+    global: &'a GlobalOptions,
+    arguments: &'a ExportArguments,
+}
+
+impl OnBackend for Export<'_> {
+    fn run<B: KernelBackend>(self, device: &B::Device) -> Result<(), Failure> {
+        let Self { global, arguments } = self;
+        // The adapter first: it is small, and a mistake shows before the model is read.
+        let adapter = arguments.adapter.as_ref().map(PeftAdapter::read).transpose()?;
+        let set = adapter.as_ref().map(PeftAdapter::adapter_set);
+        let checkpoint = open_checkpoint(&arguments.model)?;
+        let mut source = ExportSource::new(&checkpoint).with_base(self.base());
+        if let Some(set) = &set {
+            source = source.with_adapter(set)?;
+        }
+        let mut outcome = match (arguments.to, &adapter) {
+            (ExportForm::Peft, Some(adapter)) => self.peft(&checkpoint, adapter)?,
+            (ExportForm::GgufLora, Some(_)) => self.gguf_lora(source)?,
+            (ExportForm::Bnb4Bit, _) => self.bnb_4bit(source)?,
+            (ExportForm::Gguf(kind), _) => self.gguf::<B>(source, kind, device)?,
+            (ExportForm::Ollama(kind), _) => self.ollama::<B>(source, kind, device)?,
+            _ => self.safetensors::<B>(source, device)?,
+        };
+        if let (Some(_), Some(set)) = (arguments.merge_base, &set) {
+            self.verifying().merge_report::<B>(&checkpoint, set, self.nf4(), device, &mut outcome)?;
+        }
+        outcome.print(global)
     }
 }
 
-fn safetensors(global: &GlobalOptions, arguments: &ExportArguments) -> Result<(), Failure> {
-    let dtype = match global.dtype.unwrap_or(ComputeKind::Auto) {
-        ComputeKind::Auto | ComputeKind::Bf16 => FloatType::Bf16,
-        ComputeKind::F16 => FloatType::F16,
-        ComputeKind::F32 => FloatType::F32,
-    };
-    let adapter = arguments.adapter.as_ref().map(PeftAdapter::read).transpose()?;
-    let adapter = adapter.map(|adapter| adapter.adapter_set());
-    let checkpoint = open_checkpoint(&arguments.model)?;
-    let bar = ProgressBar::new(0).with_message(arguments.out.display().to_string());
-    if let Ok(style) = ProgressStyle::with_template("writing {msg} {wide_bar} {pos}/{len} tensors") {
-        bar.set_style(style);
+impl Export<'_> {
+    fn nf4(&self) -> Nf4Options {
+        Nf4Options { double_quant: !self.arguments.no_double_quant, ..Nf4Options::default() }
     }
-    let exported = export_safetensors(
-        &checkpoint,
-        adapter.as_ref(),
-        SafetensorsOptions { dtype },
-        &arguments.out,
-        &mut |done, total| {
-            bar.set_length(total as u64);
-            bar.set_position(done as u64);
-        },
-    );
-    bar.finish_and_clear();
-    let exported = exported?;
-    let mut out = std::io::stdout().lock();
-    if global.json {
-        let report = json!({
-            "path": arguments.out,
-            "dtype": dtype.torch_name(),
-            "tensors": exported.tensors,
-            "merged": exported.merged,
-            "bytes": exported.bytes,
-            "tokenizer": exported.tokenizer,
-        });
-        writeln!(out, "{report}")?;
-        return Ok(());
+
+    fn base(&self) -> MergeBase {
+        match self.arguments.merge_base {
+            None | Some(MergeBaseKind::Original) => MergeBase::Original,
+            Some(MergeBaseKind::Dequantized) => MergeBase::Dequantized(self.nf4()),
+        }
     }
-    let merged = match exported.merged {
-        0 => String::new(),
-        layers => format!(", the adapter merged into {layers} layers"),
-    };
-    writeln!(
-        out,
-        "{}: {} tensors in {}, {:.1} MB{merged}",
-        arguments.out.display(),
-        exported.tensors,
-        dtype.torch_name(),
-        exported.bytes as f64 / 1e6
-    )?;
-    if !exported.tokenizer {
-        eprintln!("note: {} has no tokenizer, so none was written", checkpoint.path().display());
+
+    fn dtype(&self) -> FloatType {
+        match self.global.dtype.unwrap_or(ComputeKind::Auto) {
+            ComputeKind::Auto | ComputeKind::Bf16 => FloatType::Bf16,
+            ComputeKind::F16 => FloatType::F16,
+            ComputeKind::F32 => FloatType::F32,
+        }
     }
-    Ok(())
+
+    fn shard_size(&self) -> u64 {
+        (self.arguments.shard_size * 1e9) as u64
+    }
+
+    fn verifying(&self) -> Verifying<'_> {
+        Verifying { text: self.arguments.text.as_deref(), skip: self.arguments.no_verify }
+    }
+
+    fn peft(&self, checkpoint: &Checkpoint, adapter: &PeftAdapter) -> Result<Outcome, Failure> {
+        let out = &self.arguments.out;
+        let tokenizer = checkpoint.has_tokenizer().then(|| checkpoint.tokenizer()).transpose()?;
+        adapter.write_complete(out, tokenizer.as_ref())?;
+        let mut outcome = Outcome::new(out, format!("an adapter of {} layers", adapter.layers().len()));
+        outcome.value("layers", adapter.layers().len());
+        outcome.value("tokenizer", tokenizer.is_some());
+        if !self.arguments.no_verify {
+            if &PeftAdapter::read(out)? != adapter {
+                return Err(Failure::message(format!("{} was written, but reads otherwise", out.display())));
+            }
+            outcome.line("verified: the adapter reads back equal");
+            outcome.value("verified", true);
+        }
+        Ok(outcome)
+    }
+
+    fn safetensors<B: KernelBackend>(
+        &self,
+        source: ExportSource<'_>,
+        device: &B::Device,
+    ) -> Result<Outcome, Failure> {
+        let (out, dtype) = (&self.arguments.out, self.dtype());
+        let options = SafetensorsOptions { dtype, shard_size: self.shard_size() };
+        let exported = with_bar(out, |progress| export_safetensors(source, options, out, progress))?;
+        let mut outcome = Outcome::checkpoint(out, source, exported, dtype.torch_name());
+        outcome.value("dtype", dtype.torch_name());
+        self.verifying().checkpoint::<B>(source, out, dtype.tolerance(), device, &mut outcome)?;
+        Ok(outcome)
+    }
+
+    fn bnb_4bit(&self, source: ExportSource<'_>) -> Result<Outcome, Failure> {
+        let out = &self.arguments.out;
+        let options = Bnb4BitOptions { nf4: self.nf4(), dtype: self.dtype(), shard_size: self.shard_size() };
+        let exported = with_bar(out, |progress| export_bnb_4bit(source, options, out, progress))?;
+        let mut outcome = Outcome::checkpoint(out, source, exported, "NF4");
+        outcome.value("dtype", self.dtype().torch_name());
+        if !self.arguments.no_verify {
+            let tensors = verify_bnb_4bit(source, options, out)?;
+            outcome.line(format!("verified: {tensors} tensors read back equal"));
+            outcome.value("verified", true);
+        }
+        Ok(outcome)
+    }
+
+    fn gguf<B: KernelBackend>(
+        &self,
+        source: ExportSource<'_>,
+        kind: GgufType,
+        device: &B::Device,
+    ) -> Result<Outcome, Failure> {
+        let out = &self.arguments.out;
+        let exported = with_bar(out, |progress| export_gguf(source, kind, out, progress))?;
+        let mut outcome = Outcome::gguf(out, source, exported, kind);
+        self.verifying().checkpoint::<B>(source, out, kind.tolerance(), device, &mut outcome)?;
+        Ok(outcome)
+    }
+
+    fn gguf_lora(&self, source: ExportSource<'_>) -> Result<Outcome, Failure> {
+        let out = &self.arguments.out;
+        let Some(adapter) = source.adapter() else {
+            return Err(Failure::usage("give an adapter with --adapter DIR"));
+        };
+        let exported =
+            export_gguf_lora(adapter, source.checkpoint().config(), Some(&self.arguments.model), out)?;
+        let folded = match exported.folded {
+            0 => String::new(),
+            layers => format!(", the scale of {layers} layers folded into their B"),
+        };
+        let what = format!("an adapter of {} layers, alpha {}{folded}", exported.layers, exported.alpha);
+        let mut outcome = Outcome::new(out, what);
+        outcome.value("layers", exported.layers);
+        outcome.value("alpha", exported.alpha);
+        outcome.value("folded", exported.folded);
+        outcome.value("bytes", exported.bytes);
+        Ok(outcome)
+    }
+
+    fn ollama<B: KernelBackend>(
+        &self,
+        source: ExportSource<'_>,
+        kind: GgufType,
+        device: &B::Device,
+    ) -> Result<Outcome, Failure> {
+        let out = &self.arguments.out;
+        let (exported, Modelfile { template, .. }) =
+            with_bar(out, |progress| export_ollama(source, kind, out, progress))?;
+        let gguf = out.join("model.gguf");
+        let mut outcome = Outcome::gguf(&gguf, source, exported, kind);
+        let template = match template {
+            ModelfileTemplate::Format(name) => format!("TEMPLATE of the format {name}"),
+            ModelfileTemplate::Gguf => {
+                "no TEMPLATE, as the model's is of no known format: Ollama takes it from model.gguf"
+                    .to_owned()
+            }
+            _ => "TEMPLATE of the bare prompt, as the model has none".to_owned(),
+        };
+        outcome.value("modelfile", json!(out.join("Modelfile")));
+        outcome.value("template", template.as_str());
+        outcome.line(format!("{}: {template}", out.join("Modelfile").display()));
+        self.verifying().checkpoint::<B>(source, &gguf, kind.tolerance(), device, &mut outcome)?;
+        outcome.line(format!("next: cd {} && ollama create NAME", out.display()));
+        Ok(outcome)
+    }
 }

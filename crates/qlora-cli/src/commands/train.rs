@@ -101,6 +101,10 @@ impl OnBackend for Train<'_> {
         }
         let base = base_model_name(&config.model.path);
         model.save_adapter(&adapter_path, &lora, Some(&base))?;
+        if checkpoint.has_tokenizer() {
+            // With its chat template: what a server needs beside the base model's weights.
+            checkpoint.tokenizer()?.save(&adapter_path)?;
+        }
         tell(global, &config, &directory, &adapter_path)
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::program::qlora;
+use crate::program::{command, qlora};
 use crate::tiny_model;
 
 #[test]
@@ -29,7 +29,75 @@ fn an_exported_model_gives_the_same_logits() {
     assert!(logits[0] == logits[1]);
 
     qlora(home, export).failed(1, &["out exists and is not empty"]);
-    let other = ["export", "--model", "model", "--to", "pickle", "--out", "other"];
-    qlora(home, other).failed(2, &["pickle", "safetensors"]);
+    for (form, parts) in [
+        ("pickle", ["pickle", "safetensors"]),
+        ("gguf", ["which type?", "gguf:F16"]),
+        ("gguf:Q9", ["`Q9` is no GGUF type", "F16"]),
+        ("peft", ["an adapter alone", "--adapter DIR"]),
+        ("gguf-lora", ["an adapter alone", "--adapter DIR"]),
+    ] {
+        qlora(home, ["export", "--model", "model", "--to", form, "--out", "other"]).failed(2, &parts);
+    }
+    let base =
+        ["export", "--model", "model", "--to", "safetensors", "--merge-base", "original", "--out", "other"];
+    qlora(home, base).failed(2, &["--adapter"]);
     assert!(!home.join("other").exists());
+}
+
+#[test]
+fn a_gguf_file_gives_the_same_logits_and_is_not_replaced() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    tiny_model::write(home);
+    let export = ["export", "--model", "model", "--to", "gguf:f32", "--out", "new/model.gguf"];
+    let ran = qlora(home, export.iter().chain(&["--json"])).succeeded();
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(
+        (&report["type"], &report["verified"], &report["merged"]),
+        (&"F32".into(), &true.into(), &0.into())
+    );
+    assert!(report["logits"]["relative"].as_f64().unwrap() < 1e-5, "{report}");
+    qlora(home, export).failed(1, &["new/model.gguf exists"]);
+
+    let ollama = ["export", "--model", "model", "--to", "ollama:bf16", "--out", "folder"];
+    let ran = qlora(home, ollama).succeeded();
+    assert!(ran.stdout.contains("against the live model: KL"), "{}", ran.stdout);
+    let modelfile = fs::read_to_string(home.join("folder/Modelfile")).unwrap();
+    assert_eq!(modelfile, "FROM ./model.gguf\n\nTEMPLATE \"\"\"{{ .Prompt }}\"\"\"\n");
+
+    let shards =
+        ["export", "--model", "model", "--to", "safetensors", "--out", "shards", "--shard-size", "0.000002"];
+    let ran = qlora(home, shards).succeeded();
+    assert!(ran.stdout.contains(" files\n") && ran.stdout.contains("verified: 20 tensors"), "{}", ran.stdout);
+    assert!(home.join("shards/model.safetensors.index.json").exists());
+    let nf4 = ["export", "--model", "model", "--to", "bnb-4bit", "--out", "nf4", "--json"];
+    let report: Value = serde_json::from_str(&qlora(home, nf4).succeeded().stdout).unwrap();
+    assert_eq!((&report["tensors"], &report["verified"]), (&20.into(), &true.into()));
+}
+
+#[test]
+fn a_killed_export_leaves_nothing_under_its_name() {
+    let Some(model) = qlora_testing::model() else { return };
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    tiny_model::write(home);
+    let leftovers = || {
+        let entries = fs::read_dir(home).unwrap().map(|entry| entry.unwrap().file_name());
+        entries.filter(|name| name.to_string_lossy().starts_with(".out.gguf.")).count()
+    };
+    let mut export = command(home)
+        .args(["export", "--to", "gguf:F32", "--out", "out.gguf", "--model"])
+        .arg(model)
+        .spawn()
+        .unwrap();
+    while leftovers() == 0 {
+        assert!(export.try_wait().unwrap().is_none(), "it ended before it was killed");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    export.kill().unwrap();
+    export.wait().unwrap();
+    assert!(!home.join("out.gguf").exists());
+    assert_eq!(leftovers(), 1);
+    qlora(home, ["export", "--model", "model", "--to", "gguf:F32", "--out", "out.gguf"]).succeeded();
+    assert_eq!(leftovers(), 0);
 }

@@ -3,6 +3,7 @@
 mod bad_configuration;
 mod bad_data;
 mod bad_files;
+mod data;
 mod exporting;
 mod inspecting;
 mod program;

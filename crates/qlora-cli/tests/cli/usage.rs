@@ -18,6 +18,9 @@ fn wrong_usage_is_exit_code_2() {
         (&["generate", "--model", "m", "--prompt", "x", "--top-p", "0"], "top_p is 0"),
         (&["logits", "--model", "m", "--ids", "i.json"], "--out"),
         (&["train"], "CONFIG.toml"),
+        (&["data"], "check"),
+        (&["data", "check", "x", "--epochs", "0"], "above 0"),
+        (&["data", "render", "--template", "chatml"], "--messages"),
         (&["--threads", "0", "inspect", "x"], "threads"),
         (&["generate", "--model", "m", "--prompt", "x", "--quant", "q4"], "nf4"),
     ] {

@@ -41,6 +41,7 @@ fn adapter_set(path: &Path) -> AdapterSet {
             rank: a.shape()[0],
             inputs: a.shape()[1],
             outputs: b.shape()[0],
+            magnitude: None,
         };
         set.layers.insert(path.to_owned(), (factors, 2.0));
     }

@@ -43,8 +43,10 @@ pub fn attention(
     let tasks = (0..single.len() * shape.kv_heads)
         .map(|index| (single[index / shape.kv_heads], index % shape.kv_heads));
     run(one, tasks, |(span, kv_head)| {
-        TILE.with_floats(decode_scratch(shape, span), |scratch| {
-            decode(isa, q, k, v, shape, span, kv_head, scratch, result);
+        let visible = shape.visible(span, 0);
+        let run = span.k_start + visible.start..span.k_start + visible.end;
+        TILE.with_floats(decode_scratch(shape, visible.len()), |scratch| {
+            decode(isa, q, k, v, shape, span.q_start, &[run], kv_head, scratch, result);
         });
     });
 

@@ -291,3 +291,34 @@ fn overlapping_spans_are_refused() {
     let x = [0.0; 32];
     attention(&x, &x, &x, &case.shape, &spans, &mut [0.0; 32], None);
 }
+
+/// Pages in any order give what the same keys give in a row.
+#[test]
+fn keys_in_pages() {
+    let page_size = 8;
+    let pages: [&[u32]; 4] = [&[5], &[3, 4, 0, 9], &[7, 2], &[12, 1, 11, 6, 8, 10, 13]];
+    let lengths = [3, 30, 16, 50];
+    for (head_dim, window, softcap) in [(64, None, None), (20, Some(12), Some(2.0)), (16, Some(1), None)] {
+        let shape = AttentionShape { heads: 6, kv_heads: 2, head_dim, scale: 0.3, softcap, window };
+        let [k, v] = [2, 3].map(|seed| noise(14 * page_size * shape.kv_width(), seed));
+        let q = noise(4 * shape.q_width(), 1);
+        let (mut rows, mut spans) = ([Vec::new(), Vec::new()], Vec::new());
+        for (query, (pages, length)) in pages.iter().zip(lengths).enumerate() {
+            let k_start = rows[0].len() / shape.kv_width();
+            spans.push(AttentionSpan { q_start: query, q_len: 1, k_start, k_len: length });
+            for token in 0..length {
+                let row = pages[token / page_size] as usize * page_size + token % page_size;
+                let range = row * shape.kv_width()..(row + 1) * shape.kv_width();
+                rows[0].extend_from_slice(&k[range.clone()]);
+                rows[1].extend_from_slice(&v[range]);
+            }
+        }
+        let mut expected = vec![f32::NAN; q.len()];
+        attention(&q, &rows[0], &rows[1], &shape, &spans, &mut expected, None);
+        let sequences: Vec<_> =
+            pages.iter().zip(lengths).map(|(pages, length)| PagedSequence { length, pages }).collect();
+        let mut out = vec![f32::NAN; q.len()];
+        paged_attention(&q, &k, &v, &shape, page_size, &sequences, &mut out);
+        assert_close("paged", &out, &to_f64(&expected), 1e-6);
+    }
+}

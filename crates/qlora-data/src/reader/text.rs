@@ -123,7 +123,7 @@ mod tests {
         #[test]
         fn pieces_are_the_document(text in "[a-z#\n é]{0,200}", max in 1usize..40, markdown: bool) {
             let pieces = pieces(&text, max, markdown);
-            prop_assert_eq!(pieces.concat(), text);
+            prop_assert_eq!(pieces.concat(), text.as_str());
             prop_assert!(pieces.iter().all(|piece| (1..=max).contains(&piece.chars().count())));
         }
     }

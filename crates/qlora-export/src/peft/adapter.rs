@@ -9,19 +9,21 @@ const PREFIX: &str = "base_model.model.";
 /// A tensor of an adapter file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdapterTensor {
-    /// `[rank, in]` for A, `[out, rank]` for B.
+    /// `[rank, in]` for A, `[out, rank]` for B, `[out]` for magnitudes.
     pub shape: Vec<usize>,
     /// The elements, row-major.
     pub values: Vec<f32>,
 }
 
-/// One of the two factors of an update B·A.
+/// One of the two factors of an update B·A, or DoRA's magnitudes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Factor {
     /// `[rank, in]`.
     A,
     /// `[out, rank]`.
     B,
+    /// `[out]`.
+    Magnitude,
 }
 
 impl Factor {
@@ -36,6 +38,7 @@ impl Factor {
         match self {
             Self::A => ".lora_A.weight",
             Self::B => ".lora_B.weight",
+            Self::Magnitude => ".lora_magnitude_vector",
         }
     }
 }
@@ -62,6 +65,8 @@ pub struct PeftLayer<'a> {
     pub b: &'a [f32],
     /// alpha / rank, or alpha / √rank with rsLoRA.
     pub scale: f64,
+    /// DoRA's norms of rows, `[outputs]`.
+    pub magnitude: Option<&'a [f32]>,
 }
 
 impl PeftAdapter {
@@ -78,6 +83,10 @@ impl PeftAdapter {
         }
         for (name, tensor) in &tensors {
             let (layer, factor) = parse(name)?;
+            if factor == Factor::Magnitude {
+                check_magnitude(&config, &tensors, name, layer, tensor)?;
+                continue;
+            }
             let elements = tensor.shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
             let &[rows, columns] = tensor.shape.as_slice() else {
                 return Err(shape_error(name, tensor, "two dimensions, those of a linear layer"));
@@ -86,8 +95,8 @@ impl PeftAdapter {
                 return Err(shape_error(name, tensor, "as many elements as the shape says, and one or more"));
             }
             let (rank, partner) = match factor {
-                Factor::A => (rows, Factor::B),
                 Factor::B => (columns, Factor::A),
+                _ => (rows, Factor::B),
             };
             let expected = resolver.rank(layer);
             if rank != expected {
@@ -95,6 +104,10 @@ impl PeftAdapter {
             }
             let missing = partner.tensor_name(layer);
             if !tensors.contains_key(&missing) {
+                return Err(InvalidAdapter::MissingFactor { tensor: name.clone(), missing });
+            }
+            let missing = Factor::Magnitude.tensor_name(layer);
+            if config.use_dora && !tensors.contains_key(&missing) {
                 return Err(InvalidAdapter::MissingFactor { tensor: name.clone(), missing });
             }
             if !resolver.targets(layer) {
@@ -125,15 +138,44 @@ impl PeftAdapter {
             let b = &self.tensors[&Factor::B.tensor_name(layer)];
             let (inputs, outputs) = (a.shape[1], b.shape[0]);
             let (rank, scale) = (a.shape[0], resolver.scale(layer));
-            Some((layer, PeftLayer { rank, inputs, outputs, a: &a.values, b: &b.values, scale }))
+            let magnitude = self.tensors.get(&Factor::Magnitude.tensor_name(layer));
+            let magnitude = magnitude.map(|tensor| tensor.values.as_slice());
+            Some((layer, PeftLayer { rank, inputs, outputs, a: &a.values, b: &b.values, scale, magnitude }))
         };
         self.tensors.iter().filter_map(layer).collect()
     }
 }
 
+/// Checks magnitudes: only with DoRA, one for each row of the layer's B.
+fn check_magnitude(
+    config: &PeftConfig,
+    tensors: &BTreeMap<String, AdapterTensor>,
+    name: &str,
+    layer: &str,
+    tensor: &AdapterTensor,
+) -> Result<(), InvalidAdapter> {
+    if !config.use_dora {
+        return Err(InvalidAdapter::UnexpectedTensor {
+            tensor: name.to_owned(),
+            what: "a magnitude of DoRA, without `use_dora` in adapter_config.json",
+            expected: EXPECTED,
+        });
+    }
+    let missing = Factor::B.tensor_name(layer);
+    let Some(b) = tensors.get(&missing) else {
+        return Err(InvalidAdapter::MissingFactor { tensor: name.to_owned(), missing });
+    };
+    if b.shape.first() != Some(&tensor.values.len()) || tensor.shape != [tensor.values.len()] {
+        return Err(shape_error(name, tensor, "one dimension, with an element for each row of lora_B"));
+    }
+    Ok(())
+}
+
+const EXPECTED: &str = "`.lora_A.weight` or `.lora_B.weight` and start with `base_model.model.`";
+
 /// The layer and the factor that a name stands for.
 fn parse(name: &str) -> Result<(&str, Factor), InvalidAdapter> {
-    let factor = [Factor::A, Factor::B].into_iter().find_map(|factor| {
+    let factor = [Factor::A, Factor::B, Factor::Magnitude].into_iter().find_map(|factor| {
         let layer = name.strip_prefix(PREFIX)?.strip_suffix(factor.suffix())?;
         (!layer.is_empty()).then_some((layer, factor))
     });
@@ -141,13 +183,12 @@ fn parse(name: &str) -> Result<(&str, Factor), InvalidAdapter> {
         tensor: name.to_owned(),
         what: match name {
             _ if name.contains(".lora_embedding_") => "a factor of an embedding",
-            _ if name.contains(".lora_magnitude_vector") => "a magnitude of DoRA",
             _ if name.ends_with(".lora_B.bias") => "a bias of the adapter",
             _ if name.contains(".base_layer.") => "a weight of the base model",
             _ if name.contains(".lora_A.") || name.contains(".lora_B.") => "a factor of a named adapter",
             _ => "no factor of a linear layer",
         },
-        expected: "`.lora_A.weight` or `.lora_B.weight` and start with `base_model.model.`",
+        expected: EXPECTED,
     })
 }
 

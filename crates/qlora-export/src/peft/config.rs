@@ -27,6 +27,8 @@ pub struct PeftConfig {
     pub target_modules: TargetModules,
     /// Scales by alpha / √rank instead of alpha / rank (rsLoRA, <https://arxiv.org/abs/2312.03732>).
     pub use_rslora: bool,
+    /// Each row of the adapted weight is brought to a trained norm (DoRA, <https://arxiv.org/abs/2402.09353>).
+    pub use_dora: bool,
     /// Ranks of some layers: regular expressions that match the end of a layer's path, from a dot on. The
     /// first that matches counts.
     pub rank_pattern: Vec<(String, usize)>,
@@ -50,6 +52,7 @@ impl PeftConfig {
             dropout: 0.0,
             target_modules,
             use_rslora: false,
+            use_dora: false,
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
             base_model: None,

@@ -10,7 +10,6 @@ const REMEDY: &str = "merge the adapter into its model with PEFT (merge_and_unlo
 
 /// Keys that turn on what is not supported, unless they are null, false or empty.
 const UNSUPPORTED: &[(&str, &str)] = &[
-    ("use_dora", "DoRA"),
     ("fan_in_fan_out", "a transposed weight (Conv1D)"),
     ("modules_to_save", "training whole modules beside the adapter"),
     ("layer_replication", "a stack of replicated layers"),
@@ -61,6 +60,7 @@ impl PeftConfig {
             dropout: optional(keys, "lora_dropout", "a number", Value::as_f64)?.unwrap_or(0.0),
             target_modules: required(keys, "target_modules", "names of layers, or a pattern", targets)?,
             use_rslora: optional(keys, "use_rslora", "true or false", Value::as_bool)?.unwrap_or(false),
+            use_dora: optional(keys, "use_dora", "true or false", Value::as_bool)?.unwrap_or(false),
             rank_pattern: patterns(keys, "rank_pattern", RANK, rank)?,
             alpha_pattern: patterns(keys, "alpha_pattern", ALPHA, Value::as_f64)?,
             base_model: optional(keys, "base_model_name_or_path", "a name or path", text)?,
@@ -94,7 +94,7 @@ impl PeftConfig {
             ("r", json!(self.rank)),
             ("target_modules", target_modules),
             ("task_type", json!(self.task_type)),
-            ("use_dora", json!(false)),
+            ("use_dora", json!(self.use_dora)),
             ("use_rslora", json!(self.use_rslora)),
         ]);
         // The first pattern that matches counts, so these keep their order.
@@ -133,6 +133,7 @@ fn refuse_unsupported(key: &str, value: &Value) -> Result<(), InvalidAdapter> {
             | "lora_dropout"
             | "target_modules"
             | "use_rslora"
+            | "use_dora"
             | "rank_pattern"
             | "alpha_pattern"
             | "base_model_name_or_path"
@@ -259,7 +260,6 @@ mod tests {
     #[test]
     fn what_changes_the_arithmetic_is_refused_by_name() {
         for (key, value) in [
-            ("use_dora", json!(true)),
             ("fan_in_fan_out", json!(true)),
             ("bias", json!("all")),
             ("bias", json!("lora_only")),
@@ -314,6 +314,7 @@ mod tests {
             ("target_modules", json!(4)),
             ("target_modules", json!(["q_proj", 4])),
             ("use_rslora", json!("yes")),
+            ("use_dora", json!(1)),
             ("peft_type", json!(7)),
         ] {
             let error = with(key, value).unwrap_err();
@@ -337,6 +338,7 @@ mod tests {
         let config = PeftConfig {
             dropout: 0.05,
             use_rslora: true,
+            use_dora: true,
             rank_pattern: vec![("z".into(), 2), ("a".into(), 3)],
             alpha_pattern: vec![("q_proj".into(), 0.5)],
             base_model: Some("org/model".into()),

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use qlora_files::atomic::{read_json, write_bytes};
 use qlora_files::safetensors::{SafetensorsFile, TensorBytes, write_safetensors};
+use qlora_text::Tokenizer;
 use serde_json::{Map, Value};
 
 use super::model_card::model_card;
@@ -84,5 +85,23 @@ impl PeftAdapter {
             .map_err(|source| qlora_files::Error::ToJson { path: config_path.clone(), source })?;
         write_bytes(config_path, config)?;
         Ok(())
+    }
+
+    /// As [`write`](Self::write), with the files of the base model's tokenizer, its chat template among them: what
+    /// a server needs beside the base model's weights.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn write_complete(
+        &self,
+        directory: impl AsRef<Path>,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<(), PeftError> {
+        let directory = directory.as_ref();
+        if let Some(tokenizer) = tokenizer {
+            fs::create_dir_all(directory).map_err(qlora_files::Error::io("create", directory))?;
+            tokenizer.save(directory)?;
+        }
+        self.write(directory)
     }
 }

@@ -9,6 +9,9 @@ pub enum PeftError {
     /// A file cannot be read or written, or is damaged.
     #[error(transparent)]
     File(#[from] qlora_files::Error),
+    /// The tokenizer cannot be written.
+    #[error(transparent)]
+    Text(#[from] qlora_text::Error),
     /// A file can be read, but what it says is wrong or not supported.
     #[error("{}: {source}", path.display())]
     Invalid {

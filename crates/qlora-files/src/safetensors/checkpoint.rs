@@ -9,8 +9,8 @@ use super::mapped_file::not_found;
 use super::{SafetensorsFile, Tensor};
 use crate::{Error, atomic};
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const SINGLE: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// All tensors of a checkpoint by name, whichever file each lies in.
 #[derive(Debug)]
@@ -127,6 +127,13 @@ impl Checkpoint {
         match self.holders.get(name) {
             Some(&file) => self.files[file].tensor(name),
             None => Err(not_found(&self.path, name, self.names())),
+        }
+    }
+
+    /// As [`SafetensorsFile::release`], of the file that has the tensor.
+    pub fn release(&self, name: &str) {
+        if let Some(&file) = self.holders.get(name) {
+            self.files[file].release(name);
         }
     }
 

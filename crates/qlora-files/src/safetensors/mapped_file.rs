@@ -113,6 +113,22 @@ impl SafetensorsFile {
         self.tensor(name)?.to_f32()
     }
 
+    /// Tells the system that a tensor's bytes will not be needed soon: they no longer count as memory of this process,
+    /// and are read from the disk, or its cache, when they are looked at again. Does nothing for a tensor that is not
+    /// there, and on systems without such advice.
+    pub fn release(&self, name: &str) {
+        #[cfg(unix)]
+        if let Some(Entry { bytes, .. }) = self.entries.get(name) {
+            // SAFETY: the map is shared, read-only and of a file: dropped pages come back with the same content.
+            // Advice that is refused changes nothing.
+            let _ = unsafe {
+                self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, bytes.start, bytes.len())
+            };
+        }
+        #[cfg(not(unix))]
+        let _ = name;
+    }
+
     fn find(&self, name: &str) -> Option<Tensor<'_>> {
         let (name, entry) = self.entries.get_key_value(name)?;
         Some(Tensor::new(&self.path, name, entry.dtype, &entry.shape, &self.map[entry.bytes.clone()]))

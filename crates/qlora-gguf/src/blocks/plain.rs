@@ -1,5 +1,7 @@
 //! Plain numbers, one after another.
 
+use crate::search::{Encoder, Lanes, Rows};
+
 /// Decodes numbers of `N` bytes, which may start at any address.
 fn each<const N: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([u8; N]) -> f32) {
     let (numbers, _) = bytes.as_chunks::<N>();
@@ -46,4 +48,46 @@ pub(super) fn i32(bytes: &[u8], out: &mut [f32]) {
 
 pub(super) fn i64(bytes: &[u8], out: &mut [f32]) {
     each(bytes, out, |number| i64::from_le_bytes(number) as f32);
+}
+
+pub(super) struct F32;
+
+impl Encoder for F32 {
+    #[inline(always)]
+    fn encode<V: Lanes>(rows: Rows<'_>, out: &mut [u8]) {
+        for (out, x) in out.as_chunks_mut().0.iter_mut().zip(rows.values) {
+            *out = x.to_le_bytes();
+        }
+    }
+}
+
+/// Rounded to the nearest, ties to even.
+pub(super) struct F16;
+
+impl Encoder for F16 {
+    #[inline(always)]
+    fn encode<V: Lanes>(rows: Rows<'_>, out: &mut [u8]) {
+        use half::slice::HalfFloatSliceExt;
+        // Aligned or not: converted in pieces, with the processor's vector instruction.
+        let mut piece = [half::f16::ZERO; 64];
+        for (values, out) in rows.values.chunks(64).zip(out.chunks_mut(128)) {
+            let piece = &mut piece[..values.len()];
+            piece.convert_from_f32_slice(values);
+            for (out, half) in out.as_chunks_mut().0.iter_mut().zip(piece) {
+                *out = half.to_le_bytes();
+            }
+        }
+    }
+}
+
+/// Rounded to the nearest, ties to even.
+pub(super) struct Bf16;
+
+impl Encoder for Bf16 {
+    #[inline(always)]
+    fn encode<V: Lanes>(rows: Rows<'_>, out: &mut [u8]) {
+        for (out, &x) in out.as_chunks_mut().0.iter_mut().zip(rows.values) {
+            *out = half::bf16::from_f32(x).to_le_bytes();
+        }
+    }
 }

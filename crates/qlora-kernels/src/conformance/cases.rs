@@ -5,13 +5,12 @@ use qlora_quant::{BlockSize, Nf4Options, Nf4Tensor};
 
 use super::harness::{Failure, Operation, check, noise, relative_error, values};
 use crate::activation::Activation;
-use crate::attention::{AttentionSpan, AttentionSpec, write_rows};
+use crate::attention::{AttentionSpan, AttentionSpec};
 use crate::cross_entropy::CrossEntropyOptions;
 use crate::linear::LoraOperands;
 use crate::nf4::Nf4Weight;
 use crate::norm::RmsNormOptions;
 use crate::optimizer::AdamWStep;
-use crate::primitive::{primitive, tensor};
 use crate::weight::{Compute, FrozenWeight};
 use crate::{KernelBackend, activation, attention, cross_entropy, embedding, linear, norm, optimizer, rope};
 
@@ -95,6 +94,9 @@ pub fn linears<B: KernelBackend>(device: &B::Device, compute: Compute) -> Result
     let nf4 = |block_size, double_quant| Held::Nf4 { block_size, double_quant };
     let cases = [
         (1, 64, 32, 4, nf4(64, false)),
+        (1, 96, 30, 8, nf4(32, true)),
+        (1, 2304, 20, 16, nf4(64, true)),
+        (6, 160, 24, 8, nf4(32, true)),
         (5, 72, 40, 3, nf4(64, true)),
         (13, 37, 29, 5, nf4(32, true)),
         (33, 128, 96, 16, nf4(64, true)),
@@ -368,7 +370,7 @@ pub fn losses<B: KernelBackend>(device: &B::Device, compute: Compute) -> Result<
     expect("loss of no token", values(loss) == [0.0])
 }
 
-fn expect(case: &str, holds: bool) -> Result<(), Failure> {
+pub(super) fn expect(case: &str, holds: bool) -> Result<(), Failure> {
     if holds {
         return Ok(());
     }
@@ -480,37 +482,4 @@ pub fn optimizers<B: KernelBackend>(device: &B::Device) -> Result<(), Failure> {
     let found = optimizer::sum_of_squares(vec![upload(&x), upload(&expected)]);
     expect("sum of squares", (found / squares - 1.0).abs() < 1e-6)?;
     expect("sum of no squares", optimizer::sum_of_squares::<B, 2>(Vec::new()) == 0.0)
-}
-
-/// Writing into a cache: the rows change, the others and other holders of the tensor do not.
-///
-/// # Errors
-/// When a case fails.
-pub fn rows<B: KernelBackend>(device: &B::Device) -> Result<(), Failure> {
-    let upload = |values: Vec<f32>, shape: [usize; 2]| {
-        Tensor::<B, 2>::from_data(TensorData::new(values, shape), (device, DType::F32))
-    };
-    let cache = upload((0..12).map(|v| v as f32).collect(), [6, 2]);
-    let held = cache.clone();
-    let new = upload(vec![100.0, 101.0, 102.0, 103.0], [2, 2]);
-    let written: Tensor<B, 2> = tensor(B::write_rows(primitive(cache), primitive(new.clone()), &[4, 1]));
-    let expected = [0., 1., 102., 103., 4., 5., 6., 7., 100., 101., 10., 11.];
-    expect("written rows", values(written) == expected)?;
-    expect("the other holder", values(held.clone()) == (0..12).map(f64::from).collect::<Vec<_>>())?;
-    let reference: Tensor<B, 2> = tensor(write_rows::<B>(primitive(held), primitive(new), &[4, 1]));
-    expect("the reference", values(reference) == expected)?;
-
-    let vocabulary = 1003;
-    let mut logits: Vec<f32> = noise(3 * vocabulary, 6).iter().map(|v| 5.0 * *v as f32).collect();
-    for (row, at) in [(0, 0), (1, 1002), (2, 77), (2, 500)] {
-        logits[row * vocabulary + at] = 6.0;
-    }
-    let device_logits = upload(logits.clone(), [3, vocabulary]);
-    for (row, (id, log_prob)) in crate::greedy(device_logits).into_iter().enumerate() {
-        let sum: f64 =
-            logits[row * vocabulary..][..vocabulary].iter().map(|z| f64::from(*z - 6.0).exp()).sum();
-        expect("greedy token", id == [0, 1002, 77][row])?;
-        expect("its log-probability", (f64::from(log_prob) + sum.ln()).abs() < 1e-5)?;
-    }
-    Ok(())
 }

@@ -7,9 +7,10 @@ use cubecl::prelude::*;
 use super::Cube;
 use super::elementwise::{flat, scaled_cast};
 use super::matmul::{matmul, transposed};
-use super::nf4;
 use super::tensors::{array, dims, own, rows, vector_width};
+use super::{nf4, nf4_product};
 use crate::linear::{GradInput, LinearOutput, LoraParts};
+use crate::nf4::Nf4Parts;
 use crate::weight::WeightParts;
 
 /// `y += update + bias`, the bias being one row.
@@ -86,7 +87,7 @@ where
 {
     let x = rows(x);
     let dtype = x.dtype;
-    let few = matches!(w, WeightParts::Nf4(parts) if nf4::product_fits(parts, dims(&x)[0]));
+    let few = matches!(w, WeightParts::Nf4(parts) if nf4_product::product_fits(parts, dims(&x)[0]));
     #[cfg(feature = "cuda")]
     if !few
         && let Some((y, xa)) =
@@ -96,17 +97,17 @@ where
     }
     let xa = lora.map(|lora| {
         let a = scaled_cast(lora.a.clone(), 1.0, dtype);
-        matmul(x.clone(), transposed(a), dtype)
+        if few { nf4_product::narrow(&x, &a) } else { matmul(x.clone(), transposed(a), dtype) }
     });
     if let WeightParts::Nf4(parts) = w
         && few
     {
         let bias = bias.map(|bias| scaled_cast(bias, 1.0, DType::F32));
-        let update = xa
-            .clone()
-            .zip(lora)
-            .map(|(xa, lora)| (xa, scaled_cast(lora.b.clone(), 1.0, DType::F32), lora.scale));
-        return LinearOutput { y: nf4::product(&x, parts, bias, update), xa };
+        let update = xa.clone().zip(lora).map(|(xa, lora)| {
+            let b = scaled_cast(lora.b.clone(), 1.0, dtype);
+            nf4_product::Update::Narrow(xa, b, lora.scale)
+        });
+        return LinearOutput { y: nf4_product::product(&x, parts, bias, update), xa };
     }
     let y = matmul(x, transposed(dense(w, dtype)), dtype);
     let update = xa.clone().zip(lora).map(|(xa, lora)| {
@@ -114,6 +115,38 @@ where
         matmul(xa, transposed(b), dtype)
     });
     LinearOutput { y: add(y, update, bias), xa }
+}
+
+/// Whether [`one_launch`] takes this: one token, an NF4 weight, an update of low rank.
+pub(super) fn takes_one_launch<R: CubeRuntime, F, I, BT>(
+    x: &CubeTensor<R>,
+    w: &Nf4Parts<Cube<R, F, I, BT>>,
+    lora: &LoraParts<Cube<R, F, I, BT>>,
+) -> bool
+where
+    F: burn_cubecl::FloatElement,
+    I: burn_cubecl::IntElement,
+    BT: burn_cubecl::BoolElement,
+{
+    let ([tokens, _], [rank, _]) = (dims(x), dims(&lora.a));
+    nf4_product::product_fits(w, tokens) && nf4_product::computes_update(tokens, rank)
+}
+
+/// The whole layer for one token.
+pub(super) fn one_launch<R: CubeRuntime, F, I, BT>(
+    x: &CubeTensor<R>,
+    w: &Nf4Parts<Cube<R, F, I, BT>>,
+    bias: Option<CubeTensor<R>>,
+    lora: &LoraParts<Cube<R, F, I, BT>>,
+) -> CubeTensor<R>
+where
+    F: burn_cubecl::FloatElement,
+    I: burn_cubecl::IntElement,
+    BT: burn_cubecl::BoolElement,
+{
+    let bias = bias.map(|bias| scaled_cast(bias, 1.0, DType::F32));
+    let [a, b] = [&lora.a, &lora.b].map(|factor| scaled_cast(factor.clone(), 1.0, x.dtype));
+    nf4_product::product(x, w, bias, Some(nf4_product::Update::Factors(a, b, lora.scale)))
 }
 
 pub(super) fn grad_input<R: CubeRuntime, F, I, BT>(

@@ -3,12 +3,12 @@
 use burn::tensor::{DType, TensorMetadata};
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
-use qlora_quant::dynamic_map;
 
 use super::elementwise::flat;
 use super::norm::row_cubes;
 use super::reduce::{UNITS, cube_max, cube_sum, scratch};
-use super::tensors::{array, empty, own, rows, upload_floats};
+use super::tables::Table;
+use super::tensors::{array, empty, own, rows};
 use crate::optimizer::AdamWStep;
 use crate::quantized8::BLOCK;
 
@@ -228,8 +228,6 @@ pub(super) fn adamw8bit<R: CubeRuntime>(
     if count == 0 {
         return (param, first, second);
     }
-    let maps: Vec<f32> =
-        [dynamic_map::signed(), dynamic_map::unsigned()].iter().flat_map(|map| *map.values()).collect();
     // SAFETY: a cube a block, units beyond the elements touch no element.
     unsafe {
         adamw8bit_kernel::launch_unchecked::<R>(
@@ -242,7 +240,7 @@ pub(super) fn adamw8bit<R: CubeRuntime>(
             array(&first[1], 1),
             array(&second[0], 1),
             array(&second[1], 1),
-            upload_floats(&param.client, &maps),
+            Table::Moments.argument(&param),
             constants(step),
             count,
         );

@@ -5,7 +5,8 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
 
 use super::elementwise::flat;
-use super::tensors::{array, empty, rows, upload_floats};
+use super::tables::Table;
+use super::tensors::{array, empty, rows};
 
 const LEVELS: usize = 16;
 const WORD: usize = 8;
@@ -82,7 +83,7 @@ pub(super) fn quantize<R: CubeRuntime>(
             cubes,
             dim,
             array(&values, 1),
-            upload_floats(&values.client, &qlora_quant::nf4::THRESHOLDS),
+            Table::Nf4Thresholds.argument(&values),
             array(&codes, 1),
             array(&absmax, 1),
             count,

@@ -1,5 +1,6 @@
 //! GGUF: names translated, rows reordered, blocks decoded.
 
+use std::ops::Range;
 use std::path::Path;
 
 use qlora_gguf::Gguf;
@@ -27,4 +28,21 @@ pub(super) fn tensor(
     let tensor = file.opt_tensor(&gguf_name).ok_or_else(missing)?;
     check_shape(path, &gguf_name, tensor.shape(), shape)?;
     Ok(config.family.rows_from_gguf(name, tensor.dequantize()?, config))
+}
+
+pub(super) fn rows(
+    path: &Path,
+    file: &Gguf,
+    config: &DecoderConfig,
+    name: &str,
+    shape: [usize; 2],
+    rows: Range<usize>,
+) -> Result<Vec<f32>, ModelError> {
+    let missing = || ModelError::MissingTensor { path: path.to_owned(), name: name.to_owned() };
+    let gguf_name = config.family.gguf_name(name).ok_or_else(missing)?;
+    let tensor = file.opt_tensor(&gguf_name).ok_or_else(missing)?;
+    check_shape(path, &gguf_name, tensor.shape(), &shape)?;
+    let mut values = vec![0.0; rows.len() * shape[1]];
+    tensor.dequantize_range(rows.start * shape[1]..rows.end * shape[1], &mut values)?;
+    Ok(values)
 }

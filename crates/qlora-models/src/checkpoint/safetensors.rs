@@ -1,5 +1,6 @@
 //! A directory with `config.json` and safetensors, whole or sharded.
 
+use std::ops::Range;
 use std::path::Path;
 
 use super::check_shape;
@@ -23,5 +24,25 @@ pub(super) fn tensor(
     }
     let tensor = files.tensor(name)?;
     check_shape(path, name, tensor.shape(), shape)?;
-    Ok(tensor.to_f32()?)
+    let values = tensor.to_f32()?;
+    files.release(name);
+    Ok(values)
+}
+
+pub(super) fn rows(
+    path: &Path,
+    files: &qlora_files::safetensors::Checkpoint,
+    name: &str,
+    shape: [usize; 2],
+    rows: Range<usize>,
+) -> Result<Vec<f32>, ModelError> {
+    if !files.contains(name) {
+        return Err(ModelError::MissingTensor { path: path.to_owned(), name: name.to_owned() });
+    }
+    let tensor = files.tensor(name)?;
+    check_shape(path, name, tensor.shape(), &shape)?;
+    let mut values = vec![0.0; rows.len() * shape[1]];
+    tensor.read_rows_f32_into(rows, &mut values)?;
+    files.release(name);
+    Ok(values)
 }

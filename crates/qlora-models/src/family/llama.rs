@@ -301,18 +301,33 @@ pub(super) fn gguf_name(name: &str) -> Option<String> {
 
 /// GGUF files hold the rows of q and k for interleaved pairs; ours rotate halves.
 pub(super) fn rows_from_gguf(name: &str, values: Vec<f32>, config: &DecoderConfig) -> Vec<f32> {
+    let half = config.head_dim / 2;
+    reorder_rows(name, values, config, |row| row % half * 2 + row / half)
+}
+
+/// Undoes [`rows_from_gguf`].
+pub(super) fn rows_to_gguf(name: &str, values: Vec<f32>, config: &DecoderConfig) -> Vec<f32> {
+    let half = config.head_dim / 2;
+    reorder_rows(name, values, config, |row| row % 2 * half + row / 2)
+}
+
+/// Row `r` of a head of q or k becomes what row `source(r)` was; other tensors stay as they are.
+fn reorder_rows(
+    name: &str,
+    values: Vec<f32>,
+    config: &DecoderConfig,
+    source: impl Fn(usize) -> usize,
+) -> Vec<f32> {
     let heads = match name.rsplit_once("self_attn.") {
         Some((_, "q_proj.weight")) => config.heads,
         Some((_, "k_proj.weight")) => config.kv_heads,
         _ => return values,
     };
-    let (head_dim, half, cols) = (config.head_dim, config.head_dim / 2, config.hidden_size);
+    let (head_dim, width) = (config.head_dim, values.len() / (heads * config.head_dim));
     let mut rows = Vec::with_capacity(values.len());
     for row in 0..heads * head_dim {
-        let (head, within) = (row / head_dim, row % head_dim);
-        let (side, pair) = (within / half, within % half);
-        let source = head * head_dim + pair * 2 + side;
-        rows.extend_from_slice(&values[source * cols..(source + 1) * cols]);
+        let source = row / head_dim * head_dim + source(row % head_dim);
+        rows.extend_from_slice(&values[source * width..(source + 1) * width]);
     }
     rows
 }
@@ -373,6 +388,24 @@ mod tests {
         let config = config(RopeScaling::Divisors(vec![1.0; 8]));
         let error = config_to_json(Path::new("m.gguf"), &config).unwrap_err().to_string();
         assert!(error.starts_with("m.gguf: `rope_freqs.weight` "), "{error}");
+    }
+
+    #[test]
+    fn rows_go_to_gguf_and_back() {
+        let config = config(RopeScaling::None);
+        for (name, rows, width) in
+            [("q_proj", 96, 48), ("k_proj", 32, 48), ("q_proj", 96, 3), ("v_proj", 32, 48)]
+        {
+            let name = format!("model.layers.1.self_attn.{name}.weight");
+            let values: Vec<f32> = (0..rows * width).map(|value| value as f32).collect();
+            let stored = rows_to_gguf(&name, values.clone(), &config);
+            assert_eq!(stored == values, name.contains("v_proj"));
+            // The second row of the file is the ninth here: the partner of the first.
+            if !name.contains("v_proj") {
+                assert_eq!(stored[width..2 * width], values[8 * width..9 * width]);
+            }
+            assert_eq!(rows_from_gguf(&name, stored, &config), values);
+        }
     }
 
     #[test]

@@ -12,11 +12,12 @@ use super::reader::Reader;
 use super::schedule_value;
 use super::{
     AdapterConfig, BackendKind, ComputeKind, DataConfig, DeviceConfig, ModelConfig, OptimizerKind,
-    OutputConfig, QuantKind, RunConfig, RunLength, TrainConfig,
+    OutputConfig, PackingKind, QuantKind, RunConfig, RunLength, TrainConfig,
 };
 use crate::schedule::ScheduleKind;
 
 pub(super) const ALL_LINEAR: &str = "all-linear";
+const DEFAULT_BATCH_SIZE: usize = 8;
 
 pub(super) fn run_config(mut reader: Reader) -> Result<RunConfig, ConfigError> {
     let model = model(&mut reader);
@@ -24,7 +25,8 @@ pub(super) fn run_config(mut reader: Reader) -> Result<RunConfig, ConfigError> {
     let lora = lora(&mut reader);
     let train = train(&mut reader);
     let seed = train.as_ref().map_or(0, |train| train.seed);
-    let data = data(&mut reader, seed);
+    let token_budget = train.as_ref().is_some_and(|train| train.tokens_per_batch.is_some());
+    let data = data(&mut reader, seed, token_budget);
     let output = reader.required("output", "dir", "the directory for results", path);
     let config = model.zip(lora).zip(data.zip(train)).zip(output);
     let config = config.map(|(((model, lora), (data, train)), dir)| RunConfig {
@@ -148,17 +150,37 @@ fn targets(reader: &mut Reader) -> Option<Targets> {
     }
 }
 
-fn data(reader: &mut Reader, train_seed: u64) -> Option<DataConfig> {
+/// How rows share batches; `None` where batches are counted in rows.
+fn packing(reader: &mut Reader, token_budget: bool) -> Option<PackingKind> {
+    const EXPECTED: &str = "\"best-fit\" or \"by-length\"";
+    let Some(entry) = reader.take("data", "packing") else {
+        return token_budget.then(PackingKind::default);
+    };
+    let kind = match (&entry.value, entry.value.as_str()) {
+        (Value::Boolean(false), _) if !token_budget => return None,
+        (Value::Boolean(true), _) | (_, Some("best-fit" | "bfd")) => Some(PackingKind::BestFit),
+        (_, Some("by-length")) => Some(PackingKind::ByLength),
+        _ => None,
+    };
+    let message = match kind {
+        None => format!("{} given, expected {EXPECTED}", entry.value),
+        Some(_) if !token_budget => {
+            "fills batches of a fixed number of tokens; set train.tokens_per_batch to it".to_owned()
+        }
+        Some(_) => return kind,
+    };
+    reader.problem(entry.place, "data.packing", message);
+    None
+}
+
+fn data(reader: &mut Reader, train_seed: u64, token_budget: bool) -> Option<DataConfig> {
     const SECTION: &str = "data";
     let train = reader.required(SECTION, "train", "the file with the rows to train on", path);
     let eval = reader.optional(SECTION, "eval", "a file with rows", path);
     let max_length =
         reader.optional(SECTION, "max_length", "a whole number of at least 2", |value| count(value, 2));
-    reader.unsupported(
-        SECTION,
-        "packing",
-        "batches hold no padding as they are, so packing would gain nothing: leave it out",
-    );
+    let template = reader.optional(SECTION, "template", "the name of a chat template, or a Jinja file", text);
+    let packing = packing(reader, token_budget);
     let shuffle = reader.optional(SECTION, "shuffle", "true or false", Value::as_bool);
     let seed = reader.optional(SECTION, "seed", "a whole number of at least 0", seed);
     let on_bad_row = reader.choice(
@@ -176,8 +198,13 @@ fn data(reader: &mut Reader, train_seed: u64) -> Option<DataConfig> {
     let train_on = reader.choice(
         SECTION,
         "train_on",
-        &[("responses", TrainOn::Responses), ("last-response", TrainOn::LastResponse), ("all", TrainOn::All)],
-        TrainOn::Responses,
+        &[
+            ("assistant", TrainOn::Assistant),
+            ("last", TrainOn::Last),
+            ("completions", TrainOn::Completions),
+            ("all", TrainOn::All),
+        ],
+        TrainOn::Assistant,
     );
     Some(DataConfig {
         train: train?,
@@ -187,6 +214,8 @@ fn data(reader: &mut Reader, train_seed: u64) -> Option<DataConfig> {
         seed: seed.unwrap_or(train_seed),
         on_bad_row,
         on_long,
+        template,
+        packing,
         train_on,
     })
 }
@@ -196,6 +225,8 @@ fn train(reader: &mut Reader) -> Option<TrainConfig> {
     let length = run_length(reader);
     let batch_size =
         reader.optional(SECTION, "batch_size", "a whole number of at least 1", |value| count(value, 1));
+    let tokens_per_batch =
+        reader.optional(SECTION, "tokens_per_batch", "a whole number of at least 2", |value| count(value, 2));
     let accumulate =
         reader.optional(SECTION, "accumulate", "a whole number of at least 1", |value| count(value, 1));
     let learning_rate = reader.optional(SECTION, "learning_rate", "a number above 0, as 2e-4", positive);
@@ -220,9 +251,16 @@ fn train(reader: &mut Reader) -> Option<TrainConfig> {
         reader.optional(SECTION, "keep_checkpoints", "a whole number of at least 1", |value| count(value, 1));
     let eval_every = reader.optional(SECTION, "eval_every", "steps, or 0 for only after the last", seed);
     let run_seed = reader.optional(SECTION, "seed", "a whole number of at least 0", seed);
+    if let (Some(rows), Some(_)) = (batch_size, tokens_per_batch)
+        && rows != DEFAULT_BATCH_SIZE
+    {
+        let message = "given beside train.tokens_per_batch; remove one of the two".into();
+        reader.problem(Place::Absent, "train.batch_size", message);
+    }
     Some(TrainConfig {
         length: length?,
-        batch_size: batch_size.unwrap_or(8),
+        batch_size: batch_size.unwrap_or(DEFAULT_BATCH_SIZE),
+        tokens_per_batch,
         accumulate: accumulate.unwrap_or(1),
         learning_rate: learning_rate.unwrap_or(2e-4),
         schedule,

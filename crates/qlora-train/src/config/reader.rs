@@ -154,15 +154,6 @@ impl Reader {
         self.optional(section, key, &expected, word).unwrap_or(default)
     }
 
-    /// An option that is known but does nothing yet: refused unless it is off.
-    pub(super) fn unsupported(&mut self, section: &'static str, key: &'static str, instead: &str) {
-        if let Some(Entry { value, place }) = self.take(section, key)
-            && value != Value::Boolean(false)
-        {
-            self.problem(place, &format!("{section}.{key}"), format!("not supported yet; {instead}"));
-        }
-    }
-
     /// The checked configuration, if nothing was wrong and nothing is left over.
     pub(super) fn finish<T>(mut self, config: Option<T>) -> Result<T, ConfigError> {
         let left = std::mem::take(&mut self.entries);

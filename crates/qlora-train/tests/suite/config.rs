@@ -2,7 +2,7 @@
 
 use qlora_data::{OnLong, TrainOn};
 use qlora_lora::{LoraConfig, Targets};
-use qlora_train::config::{AdapterConfig, ConfigError, QuantKind, RunConfig, RunLength};
+use qlora_train::config::{AdapterConfig, ConfigError, PackingKind, QuantKind, RunConfig, RunLength};
 use qlora_train::schedule::ScheduleKind;
 
 const LEAST: &str = r#"
@@ -48,7 +48,10 @@ fn a_written_configuration_reads_back() {
         &[
             "lora.targets=.*_proj",
             "train.schedule={kind=\"wsd\", decay=0.5}",
-            "data.train_on=all",
+            "data.train_on=completions",
+            "data.template=chatml",
+            "data.packing=by-length",
+            "train.tokens_per_batch=4096",
             "train.clip=0",
             "train.optimizer=adamw8bit",
             "model.dtype=f16",
@@ -126,7 +129,7 @@ dir = "x"
         "run.toml:9: lora.dropout: 1.0 given",
         "run.toml:10: lora.targets: `(` is not a regular expression",
         "run.toml:12: data.shufle: unknown key; did you mean `shuffle`?",
-        "run.toml:13: data.packing: not supported yet; batches hold no padding",
+        "run.toml:13: data.packing: fills batches of a fixed number of tokens; set train.tokens_per_batch",
         "run.toml:14: data.max_length: 1.5 given, expected a whole number of at least 2",
         "run.toml:17: train.epochs: given beside train.steps",
         "run.toml:18: train.optimizer: \"sgd\" is not supported; use \"adamw\" or \"adamw8bit\"",
@@ -161,9 +164,23 @@ fn an_adapter_to_continue_from_excludes_what_it_brings() {
 }
 
 #[test]
-fn switched_off_options_without_support_are_accepted() {
+fn packing_fills_batches_of_tokens() {
     let config = read(LEAST, &["data.packing=false"]).unwrap();
     assert_eq!(config, read(LEAST, &[]).unwrap());
+    let packing = |overrides: &[&str]| read(LEAST, overrides).unwrap().data.packing;
+    let tokens = "train.tokens_per_batch=64";
+    assert_eq!(packing(&[tokens]), Some(PackingKind::BestFit));
+    assert_eq!(packing(&[tokens, "data.packing=true"]), Some(PackingKind::BestFit));
+    assert_eq!(packing(&[tokens, "data.packing=by-length"]), Some(PackingKind::ByLength));
+    for (overrides, problem) in [
+        (&[tokens, "data.packing=wrapped"][..], "data.packing: \"wrapped\" given, expected \"best-fit\" or"),
+        (&["data.packing=best-fit"], "data.packing: fills batches of a fixed number of tokens"),
+        (&["train.tokens_per_batch=1"], "train.tokens_per_batch: 1 given"),
+        (&[tokens, "train.batch_size=4"], "train.batch_size: given beside train.tokens_per_batch"),
+    ] {
+        let found = problems(LEAST, overrides);
+        assert!(found.len() == 1 && found[0].contains(problem), "{found:?}");
+    }
 }
 
 #[test]

@@ -100,6 +100,42 @@ fn stopped_and_resumed_is_the_same_as_never_stopped() {
 }
 
 #[test]
+fn packed_batches_resume_to_the_same_bits() {
+    for packing in ["data.packing=best-fit", "data.packing=by-length"] {
+        let run_packed = |directory: &Path, resume, stop_after| {
+            let overrides: Vec<&str> = RUN
+                .iter()
+                .copied()
+                .filter(|line| !line.starts_with("train.batch_size"))
+                .chain(["train.tokens_per_batch=24", packing])
+                .collect();
+            // The base of the overrides names a number of rows.
+            let config = config(directory, &[&overrides[..], &["train.batch_size=8"]].concat())?;
+            let mut model = model(&config);
+            let mut objective = objective(&config, rows(11)).with_evaluation(rows(3));
+            let interrupt = Interrupt::new();
+            engine_on_disk(&config, &objective, resume)
+                .with_interrupt(interrupt.clone())
+                .with_observer(StopAfter(stop_after, interrupt))
+                .run(&mut model, &mut objective)
+                .unwrap();
+            Some(parameters(&model))
+        };
+        let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let Some(expected) = run_packed(whole.path(), false, u64::MAX) else { return };
+        run_packed(parts.path(), false, 2).unwrap();
+        assert_eq!(run_packed(parts.path(), true, u64::MAX).unwrap(), expected);
+        assert_eq!(metrics(parts.path()), metrics(whole.path()));
+        let mut tokens = metrics(whole.path()).into_iter().filter_map(|record| match record {
+            Record::Step(step) => Some(step.tokens),
+            _ => None,
+        });
+        // Two micro-batches a step.
+        assert!(tokens.all(|tokens| tokens > 0 && tokens <= 48));
+    }
+}
+
+#[test]
 fn eight_bit_moments_resume_to_the_same_bits() {
     let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let Some(expected) = run_with(RUN_8BIT, whole.path(), false, u64::MAX) else { return };

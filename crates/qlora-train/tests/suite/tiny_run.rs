@@ -49,9 +49,13 @@ pub(crate) fn model(config: &RunConfig) -> Model {
 
 pub(crate) fn objective(config: &RunConfig, train: Dataset) -> SupervisedFineTuning {
     let seed = config.data.shuffle.then_some(config.data.seed);
-    SupervisedFineTuning::new(train, config.train.batch_size, config.train.accumulate, seed)
+    let objective = SupervisedFineTuning::new(train, config.train.batch_size, config.train.accumulate, seed)
         .unwrap()
-        .with_checkpointing(config.train.checkpointing)
+        .with_checkpointing(config.train.checkpointing);
+    match config.train.tokens_per_batch {
+        None => objective,
+        Some(tokens) => objective.with_token_budget(tokens, config.data.packing.unwrap_or_default()).unwrap(),
+    }
 }
 
 /// An engine without files.

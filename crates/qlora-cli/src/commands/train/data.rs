@@ -28,18 +28,27 @@ pub(super) fn objective(
     let encoder = encoder(config, checkpoint)?;
     let options = options(&config.data, context);
     let read = |name: &str, path: &Path| -> Result<Dataset, Failure> {
-        let data = Dataset::from_jsonl(path, &encoder, &options)?;
+        let data = Dataset::open(&*path.to_string_lossy(), &encoder, &options)?;
         if !quiet {
             eprintln!("{name} data {}: {}", path.display(), data.report());
         }
         Ok(data)
     };
     let train = read("training", &config.data.train)?;
+    let training_tokens = train.report().tokens;
     let eval = config.data.eval.as_deref().map(|path| read("evaluation", path)).transpose()?;
     let shuffle = config.data.shuffle.then_some(config.data.seed);
     let mut objective =
         SupervisedFineTuning::new(train, config.train.batch_size, config.train.accumulate, shuffle)?
             .with_checkpointing(config.train.checkpointing);
+    if let Some(tokens) = config.train.tokens_per_batch {
+        objective = objective.with_token_budget(tokens, config.data.packing.unwrap_or_default())?;
+        if !quiet {
+            let batches = objective.batches_per_epoch();
+            let full = 100.0 * training_tokens as f64 / (batches as f64 * tokens as f64);
+            eprintln!("{batches} batches of at most {tokens} tokens, {full:.1} % full");
+        }
+    }
     if let Some(eval) = eval {
         objective = objective.with_evaluation(eval);
     }
@@ -48,7 +57,20 @@ pub(super) fn objective(
 
 fn encoder(config: &RunConfig, checkpoint: &Checkpoint) -> Result<Encoder, Failure> {
     let encoder = match checkpoint.tokenizer() {
-        Ok(tokenizer) => Encoder::new(Arc::new(tokenizer)),
+        Ok(tokenizer) => {
+            let tokenizer = Arc::new(tokenizer);
+            let encoder = Encoder::new(tokenizer.clone());
+            match &config.data.template {
+                None => encoder,
+                Some(template) => {
+                    let chosen = tokenizer.choose_template(template)?;
+                    if let Some(warning) = chosen.warning() {
+                        eprintln!("warning: {warning}");
+                    }
+                    encoder.with_template(chosen.template)
+                }
+            }
+        }
         // Rows of token ids need none; other rows say so themselves.
         Err(ModelError::Text(TextError::Read { source, .. })) if source.kind() == ErrorKind::NotFound => {
             Encoder::token_ids_only()

@@ -1,0 +1,66 @@
+//! A GGUF file: names, row order, metadata and tokenizer as llama.cpp has them.
+
+mod encode;
+mod gguf_type;
+mod lora;
+mod metadata;
+mod plan;
+
+use std::path::Path;
+
+use qlora_files::atomic::write_file;
+use qlora_gguf::GgufWriter;
+use qlora_models::LoadProgress;
+
+pub use self::gguf_type::{GgufType, UnknownGgufType};
+pub use self::lora::{ExportedGgufLora, export_gguf_lora};
+use self::plan::Plan;
+use crate::target::{prepare_file, write_tensors};
+use crate::{ExportError, ExportSource};
+
+/// What was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExportedGguf {
+    /// Tensors in the file.
+    pub tensors: usize,
+    /// Layers that an adapter was merged into.
+    pub merged: usize,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Whether the source came with a tokenizer, which was written too.
+    pub tokenizer: bool,
+}
+
+/// Writes a GGUF file that llama.cpp loads. Sums of a merge are f32 and rounded once, to the format of the tensor.
+///
+/// Of a checkpoint that is a GGUF file itself, all metadata but the types are kept. One tensor at a time is in
+/// memory, quantized on all threads. The file appears whole or not at all; folders above it are created.
+///
+/// # Errors
+/// When there is something at `path`, the disk is too small, a tensor is damaged or does not fit its format, the
+/// model computes what llama.cpp does not, its tokenizer has no counterpart there, or the file cannot be written.
+pub fn export_gguf(
+    source: ExportSource<'_>,
+    file_type: GgufType,
+    path: impl AsRef<Path>,
+    progress: LoadProgress<'_>,
+) -> Result<ExportedGguf, ExportError> {
+    let path = path.as_ref();
+    let plan = Plan::new(source, file_type)?;
+    let invalid = |error| qlora_files::Error::io("lay out", path)(error);
+    let writer = GgufWriter::new(metadata::metadata(source, file_type)?, plan.specs()).map_err(invalid)?;
+    prepare_file(path, writer.file_length())?;
+    let total = plan.len();
+    let mut write = |index: usize, out: &mut dyn std::io::Write| -> Result<(), ExportError> {
+        plan.write(source, index, out)?;
+        progress(index + 1, total);
+        Ok(())
+    };
+    write_tensors(&mut write, |write| write_file(path, |file| writer.write(file, write)))?;
+    Ok(ExportedGguf {
+        tensors: total,
+        merged: source.merged_layers(),
+        bytes: writer.file_length(),
+        tokenizer: source.checkpoint().has_tokenizer(),
+    })
+}

@@ -1,0 +1,115 @@
+//! NF4 checkpoints as bitsandbytes stores them.
+#![cfg(feature = "flex")]
+
+use std::fs;
+use std::path::Path;
+
+use qlora_export::{
+    Bnb4BitOptions, ExportError, ExportSource, FloatType, VerifyError, export_bnb_4bit, verify_bnb_4bit,
+};
+use qlora_files::safetensors::{Checkpoint as Tensors, SafetensorsFile, TensorBytes, write_safetensors};
+use qlora_models::Checkpoint;
+use qlora_quant::Nf4Options;
+use serde_json::{Value, json};
+
+const HIDDEN: usize = 512;
+const INNER: usize = 64;
+
+/// A checkpoint of one layer whose `up_proj` is the golden matrix; the other numbers are any.
+fn checkpoint(golden: &[f32], folder: &Path) -> Checkpoint {
+    fs::create_dir_all(folder).unwrap();
+    let config = json!({
+        "model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": INNER, "num_hidden_layers": 1,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 40, "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": true,
+    });
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let layer = |name: &str| format!("model.layers.0.{name}.weight");
+    let tensors: Vec<(String, Vec<usize>)> = vec![
+        ("model.embed_tokens.weight".into(), vec![40, HIDDEN]),
+        ("model.norm.weight".into(), vec![HIDDEN]),
+        (layer("input_layernorm"), vec![HIDDEN]),
+        (layer("post_attention_layernorm"), vec![HIDDEN]),
+        (layer("self_attn.q_proj"), vec![HIDDEN, HIDDEN]),
+        (layer("self_attn.k_proj"), vec![HIDDEN / 2, HIDDEN]),
+        (layer("self_attn.v_proj"), vec![HIDDEN / 2, HIDDEN]),
+        (layer("self_attn.o_proj"), vec![HIDDEN, HIDDEN]),
+        (layer("mlp.gate_proj"), vec![INNER, HIDDEN]),
+        (layer("mlp.up_proj"), vec![INNER, HIDDEN]),
+        (layer("mlp.down_proj"), vec![HIDDEN, INNER]),
+    ];
+    let values: Vec<Vec<f32>> = tensors
+        .iter()
+        .map(|(name, shape)| match name.contains("up_proj") {
+            true => golden.to_vec(),
+            false => (0..shape.iter().product()).map(|i: usize| (i % 31) as f32 / 64.0 - 0.25).collect(),
+        })
+        .collect();
+    let tensors =
+        tensors.iter().zip(&values).map(|((name, shape), v)| TensorBytes::f32(name, shape.clone(), v));
+    write_safetensors(folder.join("model.safetensors"), tensors, &[]).unwrap();
+    Checkpoint::open(folder).unwrap()
+}
+
+#[test]
+fn bytes_are_those_of_bitsandbytes() {
+    let Some(path) = qlora_testing::golden("nf4/bnb_nf4_golden.safetensors") else { return };
+    let golden = SafetensorsFile::open(path).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = checkpoint(&golden.to_f32("input").unwrap(), &folder.path().join("source"));
+    let weight = "model.layers.0.mlp.up_proj.weight";
+    for (double_quant, name, shard_size) in [(true, "nested", 5_000_000_000), (false, "plain", 400_000)] {
+        let out = folder.path().join(name);
+        let nf4 = Nf4Options { double_quant, ..Nf4Options::default() };
+        let options = Bnb4BitOptions { nf4, dtype: FloatType::F32, shard_size };
+        let source = ExportSource::new(&checkpoint);
+        let exported = export_bnb_4bit(source, options, &out, &mut |_, _| {}).unwrap();
+        assert_eq!((exported.tensors, exported.files > 1), (11, !double_quant));
+        assert_eq!(verify_bnb_4bit(source, options, &out).unwrap(), 11);
+        let written = Tensors::open(&out).unwrap();
+        let parts: Vec<&str> = written.names().filter_map(|name| name.strip_prefix(weight)).collect();
+        assert_eq!(parts.len(), if double_quant { 6 } else { 4 }, "{parts:?}");
+        // Codes and their values are the same with and without double quantization; the golden has the former.
+        for part in parts.into_iter().filter(|part| double_quant || ["", ".quant_map"].contains(part)) {
+            let expected = golden.tensor(&format!("a.weight{part}")).unwrap();
+            let found = written.tensor(&format!("{weight}{part}")).unwrap();
+            assert_eq!((found.dtype(), found.shape()), (expected.dtype(), expected.shape()), "{part}");
+            if part == ".nested_absmax" {
+                // Of scales less their mean, which torch sums in f32.
+                let [found, expected] = [found, expected].map(|tensor| tensor.to_f32().unwrap());
+                assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 1.2e-7));
+            } else {
+                assert!(found.bytes() == expected.bytes(), "{part}");
+            }
+        }
+
+        let config: Value = serde_json::from_slice(&fs::read(out.join("config.json")).unwrap()).unwrap();
+        let quantization = &config["quantization_config"];
+        assert_eq!(quantization["bnb_4bit_use_double_quant"], double_quant);
+        assert_eq!(quantization["bnb_4bit_quant_type"], "nf4");
+        assert_eq!(quantization["bnb_4bit_compute_dtype"], "float32");
+    }
+}
+
+#[test]
+fn verification_finds_a_flipped_code() {
+    let golden: Vec<f32> = (0..INNER * HIDDEN).map(|i| (i as f32 * 0.37).sin()).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = checkpoint(&golden, &folder.path().join("source"));
+    let (source, out) = (ExportSource::new(&checkpoint), folder.path().join("out"));
+    let options = Bnb4BitOptions::default();
+    export_bnb_4bit(source, options, &out, &mut |_, _| {}).unwrap();
+    verify_bnb_4bit(source, options, &out).unwrap();
+    let path = out.join("model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let codes = SafetensorsFile::open(&path).unwrap();
+    let name = "model.layers.0.mlp.down_proj.weight";
+    let found = codes.tensor(name).unwrap().bytes();
+    let at = bytes.windows(found.len()).position(|window| window == found).unwrap();
+    drop(codes);
+    bytes[at + 100] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let error = verify_bnb_4bit(source, options, &out).unwrap_err();
+    let ExportError::Verify(VerifyError::Tensors { problem, .. }) = &error else { panic!("{error}") };
+    assert!(problem.contains(name), "{error}");
+}

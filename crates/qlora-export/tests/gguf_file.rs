@@ -1,0 +1,284 @@
+//! GGUF files and adapters written, read again, and compared.
+#![cfg(feature = "flex")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use burn::tensor::Tensor;
+use qlora_export::{
+    ExportError, ExportSource, ExportedGguf, FloatType, GgufType, ModelfileTemplate, PeftAdapter, Probe,
+    SaveMerged as _, VerifyError, export_gguf, export_gguf_lora, export_ollama, verify,
+};
+use qlora_gguf::{GgmlType, Gguf};
+use qlora_kernels::{Flex, FlexDevice};
+use qlora_lora::AdapterFactors;
+use qlora_models::{AdapterSet, Checkpoint, Decoder, LoadOptions, Pass, TokenBatch, load};
+
+fn export(source: ExportSource<'_>, kind: GgufType, path: &Path) -> Result<ExportedGguf, ExportError> {
+    export_gguf(source, kind, path, &mut |_, _| {})
+}
+
+fn load_f32(checkpoint: &Checkpoint) -> Decoder<Flex> {
+    load(checkpoint, LoadOptions::default(), &FlexDevice, &mut |_, _| {}).unwrap()
+}
+
+fn logits(model: &Decoder<Flex>, ids: &[u32]) -> Vec<f32> {
+    let values = |tensor: Tensor<Flex, 2>| tensor.into_data().to_vec().unwrap();
+    values(model.logits(model.hidden_states(TokenBatch { ids, lengths: &[ids.len()] }, Pass::default())))
+}
+
+fn largest(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// Numbers that look random, in ±0.5.
+fn noise(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 40) as f32 / (1_u64 << 24) as f32 - 0.5
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// Adapters on all layers, of ranks 2 to 5, with these alphas by turns, scaled by `alpha / divisor(rank)`.
+fn adapters(checkpoint: &Checkpoint, alphas: &[f64], divisor: fn(f64) -> f64) -> AdapterSet {
+    let layers = checkpoint.config().linears().enumerate().map(|(index, (path, [outputs, inputs]))| {
+        let rank = 2 + index % 4;
+        let (a, b) = (noise(rank * inputs, index as u64), noise(outputs * rank, 1000 + index as u64));
+        let scale = alphas[index % alphas.len()] / divisor(rank as f64);
+        (path, (AdapterFactors { a, b, rank, inputs, outputs, magnitude: None }, scale))
+    });
+    AdapterSet { layers: layers.collect() }
+}
+
+#[test]
+fn small_models_compute_the_same_from_f32() {
+    for name in ["llama", "llama_tied_rope3"] {
+        let Some(source) = qlora_testing::golden(&format!("tiny/{name}")) else { return };
+        let checkpoint = Checkpoint::open(source).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/model.gguf");
+        let exported = export(ExportSource::new(&checkpoint), GgufType::F32, &path).unwrap();
+        let file = Gguf::open(&path).unwrap();
+        assert_eq!(exported.tensors, file.tensors().len());
+        assert_eq!(exported.bytes, fs::metadata(&path).unwrap().len());
+        assert_eq!(file.opt_tensor("rope_freqs.weight").is_some(), name == "llama_tied_rope3");
+        assert_eq!(file.opt_tensor("output.weight").is_some(), name == "llama");
+        assert_eq!(file.metadata().u32("general.file_type").unwrap(), 0);
+
+        let written = Checkpoint::open(&path).unwrap();
+        for (name, shape) in checkpoint.config().tensors() {
+            let [a, b] = [&checkpoint, &written].map(|c| c.tensor(&name, &shape).unwrap());
+            assert!(a == b, "{name}");
+        }
+        let ids: Vec<u32> = (1..30).collect();
+        let difference = largest(&logits(&load_f32(&checkpoint), &ids), &logits(&load_f32(&written), &ids));
+        assert!(difference < 1e-5, "{name}: {difference}");
+
+        let error = export(ExportSource::new(&checkpoint), GgufType::F32, &path).unwrap_err();
+        assert!(matches!(&error, ExportError::Exists { path: p } if *p == path), "{error}");
+    }
+}
+
+#[test]
+fn merged_weights_compute_what_the_live_adapter_does() {
+    let Some(source) = qlora_testing::golden("tiny/llama") else { return };
+    let checkpoint = Checkpoint::open(source).unwrap();
+    let ids: Vec<u32> = (3..40).collect();
+    let base = logits(&load_f32(&checkpoint), &ids);
+    for (name, alphas, divisor) in [
+        ("LoRA", &[1.0][..], (|rank| rank) as fn(f64) -> f64),
+        ("rsLoRA", &[0.5], f64::sqrt),
+        ("patterns", &[0.5, 1.5, 2.0], |rank| rank),
+    ] {
+        let set = adapters(&checkpoint, alphas, divisor);
+        let mut live = load_f32(&checkpoint);
+        live.attach_set(&set, 0.0).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        let exported = live.save_gguf(&checkpoint, &path, GgufType::F32).unwrap();
+        assert_eq!(exported.merged, set.layers.len());
+        let merged = logits(&load_f32(&Checkpoint::open(&path).unwrap()), &ids);
+        let live = logits(&live, &ids);
+        assert!(largest(&live, &base) > 0.1, "{name}: the adapter does something");
+        assert!(largest(&live, &merged) < 1e-4, "{name}: {}", largest(&live, &merged));
+    }
+}
+
+#[test]
+fn the_adapter_file_gives_the_merged_file() {
+    let Some(source) = qlora_testing::golden("tiny/llama") else { return };
+    let checkpoint = Checkpoint::open(source).unwrap();
+    let linears = checkpoint.config().linears().count();
+    for (alphas, divisor, alpha, folded) in [
+        (&[6.0][..], (|rank| rank) as fn(f64) -> f64, 6.0, 0),
+        // alpha / √rank is alpha · √rank / rank: each rank has an alpha of its own.
+        (&[6.0], f64::sqrt, 6.0 * 2_f64.sqrt(), linears - linears.div_ceil(4)),
+        (&[1.0, 1.0, 5.0], |rank| rank, 1.0, linears / 3),
+    ] {
+        let set = adapters(&checkpoint, alphas, divisor);
+        let folder = tempfile::tempdir().unwrap();
+        let [base, lora, merged] = ["base", "lora", "merged"].map(|name| folder.path().join(name));
+        let source = ExportSource::new(&checkpoint);
+        export(source, GgufType::F32, &base).unwrap();
+        export(source.with_adapter(&set).unwrap(), GgufType::F32, &merged).unwrap();
+        let exported = export_gguf_lora(&set, checkpoint.config(), Some("base"), &lora).unwrap();
+        assert!((exported.alpha - alpha).abs() < 1e-9, "{exported:?}");
+        assert_eq!((exported.layers, exported.folded), (linears, folded));
+
+        let [base, lora, merged] = [base, lora, merged].map(|path| Gguf::open(path).unwrap());
+        assert_eq!(lora.metadata().string("adapter.type").unwrap(), "lora");
+        assert_eq!(lora.metadata().string("general.type").unwrap(), "adapter");
+        assert_eq!(lora.tensors().len(), 2 * linears);
+        let alpha = f64::from(lora.metadata().f32("adapter.lora.alpha").unwrap());
+        for info in
+            merged.tensors().iter().filter(|info| info.name.starts_with("blk.") && info.shape.len() == 2)
+        {
+            let values = |file: &Gguf, name: &str| file.tensor(name).unwrap().dequantize().unwrap();
+            let name = &info.name;
+            let (a, b) = (values(&lora, &format!("{name}.lora_a")), values(&lora, &format!("{name}.lora_b")));
+            let [outputs, inputs] = info.shape[..] else { panic!("{info:?}") };
+            let rank = a.len() / inputs;
+            assert_eq!(b.len(), outputs * rank);
+            let (old, new) = (values(&base, name), values(&merged, name));
+            for (index, (old, new)) in old.iter().zip(new).enumerate() {
+                let (row, column) = (index / inputs, index % inputs);
+                let products =
+                    (0..rank).map(|r| f64::from(b[row * rank + r]) * f64::from(a[r * inputs + column]));
+                let expected = f64::from(*old) + alpha / rank as f64 * products.sum::<f64>();
+                assert!((expected - f64::from(new)).abs() < 1e-5, "{name} {row} {column}");
+            }
+        }
+    }
+}
+
+#[test]
+fn vectors_stay_f32_and_the_rest_is_rounded_once() {
+    let Some(source) = qlora_testing::golden("tiny/llama") else { return };
+    let checkpoint = Checkpoint::open(source).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for (kind, ggml, dtype) in
+        [(GgufType::F16, GgmlType::F16, FloatType::F16), (GgufType::Bf16, GgmlType::Bf16, FloatType::Bf16)]
+    {
+        let path = folder.path().join(kind.name());
+        let source = ExportSource::new(&checkpoint);
+        export(source, kind, &path).unwrap();
+        let file = Gguf::open(&path).unwrap();
+        for info in file.tensors() {
+            assert_eq!(
+                info.ggml_type,
+                if info.shape.len() == 1 { GgmlType::F32 } else { ggml },
+                "{}",
+                info.name
+            );
+        }
+        let probe = Probe::of_checkpoint(&checkpoint).unwrap();
+        let verified =
+            verify::<Flex>(source, &path, kind.tolerance(), &probe, u64::MAX, &FlexDevice).unwrap();
+        assert_eq!((verified.tokens, verified.tensors), (0, checkpoint.config().tensors().len()));
+        assert!(verified.tensor_error > 0.0 && verified.tensor_error < dtype.tolerance().tensor);
+        assert!(verified.logits.unwrap().relative < dtype.tolerance().logits);
+        let unlimited = verify::<Flex>(source, &path, kind.tolerance(), &probe, 0, &FlexDevice).unwrap();
+        assert_eq!(unlimited.logits, None);
+    }
+}
+
+#[test]
+fn verification_finds_what_is_wrong() {
+    let Some(source) = qlora_testing::golden("tiny/llama") else { return };
+    let checkpoint = Checkpoint::open(source).unwrap();
+    let source = ExportSource::new(&checkpoint);
+    let probe = Probe::of_checkpoint(&checkpoint).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let check = |tolerance| verify::<Flex>(source, &path, tolerance, &probe, u64::MAX, &FlexDevice);
+    let wrong = |tolerance| match check(tolerance) {
+        Err(ExportError::Verify(error)) => error,
+        other => panic!("{other:?}"),
+    };
+    export(source, GgufType::F16, &path).unwrap();
+    // Rounding to f16 is beyond what f32 may be off by.
+    let strict = GgufType::F32.tolerance();
+    assert!(matches!(wrong(strict), VerifyError::Tensor { .. }));
+    let strict = qlora_export::Tolerance { logits: 1e-9, ..GgufType::F16.tolerance() };
+    assert!(matches!(wrong(strict), VerifyError::Logits { .. }));
+
+    // The sign of one value of an output projection.
+    let file = Gguf::open(&path).unwrap();
+    let at = file.tensor("blk.1.attn_output.weight").unwrap().info().offset as usize + 11;
+    drop(file);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[at] ^= 0x80;
+    fs::write(&path, &bytes).unwrap();
+    let error = wrong(GgufType::F16.tolerance());
+    let VerifyError::Tensor { name, .. } = &error else { panic!("{error}") };
+    assert_eq!(name, "model.layers.1.self_attn.o_proj.weight");
+
+    fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(matches!(wrong(GgufType::F16.tolerance()), VerifyError::Unreadable { .. }));
+}
+
+#[test]
+fn a_failed_export_leaves_nothing() {
+    let Some(source) = qlora_testing::golden("tiny/llama") else { return };
+    let checkpoint = Checkpoint::open(source).unwrap();
+    let mut set = adapters(&checkpoint, &[1.0], |rank| rank);
+    let last = set.layers.last_entry().unwrap().into_mut();
+    last.0.a[0] = 1e30;
+    let folder = tempfile::tempdir().unwrap();
+    let merged = ExportSource::new(&checkpoint).with_adapter(&set).unwrap();
+    let error = export(merged, GgufType::F16, &folder.path().join("model.gguf")).unwrap_err();
+    assert!(matches!(error, ExportError::Unfit { dtype: FloatType::F16, .. }), "{error}");
+    let error =
+        export_ollama(merged, GgufType::F16, folder.path().join("ollama"), &mut |_, _| {}).unwrap_err();
+    assert!(matches!(error, ExportError::Unfit { .. }), "{error}");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+}
+
+#[test]
+fn the_real_model_keeps_its_tokenizer_and_its_answers() {
+    let (Some(model), Some(adapter)) = (qlora_testing::model(), qlora_testing::golden("sft/peft_adapter"))
+    else {
+        return;
+    };
+    let checkpoint = Checkpoint::open(model).unwrap();
+    let set = PeftAdapter::read(adapter).unwrap().adapter_set();
+    let source = ExportSource::new(&checkpoint).with_adapter(&set).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("ollama");
+    let (exported, modelfile) = export_ollama(source, GgufType::F16, &directory, &mut |_, _| {}).unwrap();
+    assert_eq!((exported.tensors, exported.merged, exported.tokenizer), (272, 210, true));
+    assert_eq!(modelfile.template, ModelfileTemplate::Format("chatml"));
+    assert_eq!(fs::read_to_string(directory.join("Modelfile")).unwrap(), modelfile.text);
+    assert!(modelfile.text.contains("\nPARAMETER stop \"<|im_end|>\"\n"), "{}", modelfile.text);
+
+    let path = directory.join("model.gguf");
+    let (old, new) = (checkpoint.gguf().unwrap(), Gguf::open(&path).unwrap());
+    for (key, value) in old.metadata().iter().filter(|(key, _)| key.starts_with("tokenizer.")) {
+        assert_eq!(new.metadata().get(key), Some(value), "{key}");
+    }
+    assert_eq!(new.metadata().u32("general.file_type").unwrap(), 1);
+    let probe = Probe::of_checkpoint(&checkpoint).unwrap();
+    let tolerance = GgufType::F16.tolerance();
+    let verified = verify::<Flex>(source, &path, tolerance, &probe, u64::MAX, &FlexDevice).unwrap();
+    let logits = verified.logits.unwrap();
+    assert!(verified.tokens > 300 && logits.kl < 1e-4 && logits.same_top > 0.98, "{verified:?}");
+}
+
+#[test]
+fn an_adapter_of_another_model_is_refused() {
+    let Some(source) = qlora_testing::golden("tiny/llama") else { return };
+    let checkpoint = Checkpoint::open(source).unwrap();
+    let factors =
+        AdapterFactors { a: vec![0.0; 9], b: vec![0.0; 9], rank: 1, inputs: 9, outputs: 9, magnitude: None };
+    let layers = BTreeMap::from([("model.layers.0.mlp.up_proj".to_owned(), (factors, 1.0))]);
+    let set = AdapterSet { layers };
+    let error = ExportSource::new(&checkpoint).with_adapter(&set).unwrap_err();
+    assert!(matches!(error, ExportError::Lora(_)), "{error}");
+    let folder = tempfile::tempdir().unwrap();
+    let error = export_gguf_lora(&set, checkpoint.config(), None, folder.path().join("lora")).unwrap_err();
+    assert!(matches!(error, ExportError::Lora(_)), "{error}");
+}

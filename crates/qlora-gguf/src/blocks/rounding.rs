@@ -1,0 +1,104 @@
+//! What several encoders share: C's conversions, weights, the second rounding.
+
+use half::f16;
+
+use crate::search::nearest;
+
+/// `value` without its fraction as a C compiler for x86-64 converts it: `i32::MIN` where an i32 does not reach.
+#[inline(always)]
+pub(super) fn truncated(value: f32) -> i32 {
+    if value.abs() < 2_147_483_648.0 { value as i32 } else { i32::MIN }
+}
+
+/// `value` rounded, ties away from zero, and converted like [`truncated`].
+#[inline(always)]
+pub(super) fn rounded_away(value: f32) -> i32 {
+    let whole = value.trunc();
+    // Exact, and NaN for infinities.
+    let up = if (value - whole).abs() >= 0.5 { 1.0_f32.copysign(value) } else { 0.0 };
+    truncated(whole + up)
+}
+
+/// 1 / `value`, or 0 of 0.
+#[inline(always)]
+pub(super) fn inverse_or_zero(value: f32) -> f32 {
+    if value == 0.0 { 0.0 } else { 1.0 / value }
+}
+
+/// The value of largest magnitude; of several, the first. 0 when there is none above 0.
+#[inline(always)]
+pub(super) fn extreme(values: &[f32]) -> f32 {
+    let mut magnitude = 0.0;
+    let mut extreme = 0.0;
+    for &value in values {
+        if magnitude < value.abs() {
+            magnitude = value.abs();
+            extreme = value;
+        }
+    }
+    extreme
+}
+
+/// Σ x², summed from the first to the last.
+#[inline(always)]
+pub(super) fn sum_of_squares(values: &[f32]) -> f32 {
+    let mut sum = 0.0;
+    for &value in values {
+        sum += value * value;
+    }
+    sum
+}
+
+/// Σ x, summed from the first to the last.
+#[inline(always)]
+pub(super) fn sum(values: &[f32]) -> f32 {
+    let mut sum = 0.0;
+    for &value in values {
+        sum += value;
+    }
+    sum
+}
+
+/// The weights of a search: importance √(`mean_square` + x²).
+#[inline(always)]
+pub(super) fn weigh(values: &[f32], importance: &[f32], mean_square: f32, weights: &mut [f32]) {
+    for ((weight, &x), &importance) in weights.iter_mut().zip(values).zip(importance) {
+        *weight = importance * (mean_square + x * x).sqrt();
+    }
+}
+
+/// The weights of a row in formats whose blocks stand alone: [`weigh`] with the row's mean of squares.
+#[inline(always)]
+pub(super) fn weigh_row(row: &[f32], importance: &[f32], weights: &mut [f32]) {
+    weigh(row, importance, sum_of_squares(row) / row.len() as f32, weights);
+}
+
+/// The weights of a row in formats of super-blocks: [`weigh`] with `factor` times each block's mean of squares.
+#[inline(always)]
+pub(super) fn weigh_super_blocks(row: &[f32], importance: &[f32], factor: f32, weights: &mut [f32]) {
+    let blocks = row.chunks_exact(256).zip(importance.chunks_exact(256));
+    for ((block, importance), weights) in blocks.zip(weights.chunks_exact_mut(256)) {
+        weigh(block, importance, factor * sum_of_squares(block) / 256.0, weights);
+    }
+}
+
+/// The codes nearest to (x + `offset`) / `scale` between `lowest` and `highest`, less `lowest`.
+#[inline(always)]
+pub(super) fn requantize(
+    values: &[f32],
+    offset: f32,
+    scale: f32,
+    (lowest, highest): (i32, i32),
+    codes: &mut [u8],
+) {
+    for (code, &x) in codes.iter_mut().zip(values) {
+        *code = (nearest((x + offset) / scale).clamp(lowest, highest) - lowest) as u8;
+    }
+}
+
+/// `value` as f16, what it is then, and its bytes.
+#[inline(always)]
+pub(super) fn to_f16(value: f32) -> (f32, [u8; 2]) {
+    let half = f16::from_f32(value);
+    (half.to_f32(), half.to_le_bytes())
+}
