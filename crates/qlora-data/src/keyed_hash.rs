@@ -11,7 +11,7 @@ pub(crate) fn keyed_hash(seed: u64, purpose: &str, key: &[u8]) -> u64 {
         .chain_update([0])
         .chain_update(key)
         .finalize();
-    digest.iter().take(8).rev().fold(0, |number, &byte| number << 8 | u64::from(byte))
+    digest.iter().take(8).rev().fold(0, |number, &byte| (number << 8) | u64::from(byte))
 }
 
 /// Whether a hash is among the given share of all hashes.

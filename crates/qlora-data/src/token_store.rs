@@ -134,10 +134,11 @@ mod tests {
             let weights = (0..n).map(|i| if i % 5 < 2 { 0.0 } else { 0.5 }).collect();
             Sample::new((n..2 * n).collect(), weights, n as usize)
         };
+        let sizes = || (1..40).chain([1]);
         let records: Vec<Record> =
-            (1..40).map(|n| store.push(&sample(n), Position::line(n as usize), 0).unwrap()).collect();
+            sizes().map(|n| store.push(&sample(n), Position::line(n as usize), 0).unwrap()).collect();
         assert!(store.spilled > 0 && !store.tail.is_empty());
-        for (record, n) in records.iter().zip(1..40).rev() {
+        for (record, n) in records.iter().zip(sizes()) {
             assert_eq!(store.get(record), sample(n));
             assert_eq!(record.trained_tokens(), sample(n).trained_tokens());
         }

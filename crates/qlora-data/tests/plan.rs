@@ -189,7 +189,8 @@ fn settings_that_mean_nothing_are_refused() {
         (json!({"join_turns": {"max_turns": 1}}), "join_turns.max_turns is below 2"),
         (json!({"join_turns": {"max_turns": 2, "window": 0}}), "join_turns.window is 0"),
     ] {
-        assert!(error(value.clone()).contains(words), "{value}: {}", error(value));
+        let error = error(value);
+        assert!(error.contains(words), "{error}");
     }
     assert!(serde_json::from_value::<Augmentation>(json!({"sed": 1})).is_err());
 }

@@ -114,7 +114,8 @@ fn tables() {
 
 #[test]
 fn a_line_or_a_quote_without_end_does_not_fill_the_memory() {
-    let large = vec![b'x'; (64 << 20) + 100];
+    // Buffers may hold a little more than the limit.
+    let large = vec![b'x'; 65 << 20];
     let error = read("d.jsonl", &large).unwrap_err();
     assert!(
         error.contains("line 1: larger than 67108864 bytes; is a line end or a bracket missing?"),
