@@ -184,6 +184,25 @@ def main():
             )
             del llama
 
+        # The same model from tokenizer.json and safetensors: metadata and tokenizer are then made here.
+        path = folder / "from-directory.gguf"
+        qlora(options.qlora, "export", "--model", checkpoint, "--to", "gguf:BF16", "--out", path)
+        llama = Llama(path)
+        other = [text for text in TEXTS if llama.tokenize(text) != encode(text)]
+        failures += [f"from a directory: other tokens of {text!r}" for text in other]
+        verdicts = []
+        for prompt in PROMPTS:
+            generated = qlora(
+                options.qlora, "generate", "--model", path, "--dtype", "f32", "--raw", "--greedy",
+                "--max-tokens", NEW_TOKENS, "--prompt", prompt,
+            )
+            verdicts.append(compare_greedy(llama, generated["ids"], encode(prompt)))
+        agree = sum(verdict in ("equal", "tie") for verdict in verdicts)
+        print(f"from a directory, BF16: {len(TEXTS) - len(other)} of {len(TEXTS)} texts, greedy text for {agree} of 5 prompts")
+        if agree < 4:
+            failures.append(f"from a directory: greedy text agrees for {agree} of 5 prompts: {verdicts}")
+        del llama
+
         if options.adapter:
             base, lora = folder / "base.gguf", folder / "lora.gguf"
             qlora(options.qlora, "export", "--model", options.model, "--to", "gguf:F32", "--out", base, "--no-verify")

@@ -201,6 +201,15 @@ pub(crate) struct ExportArguments {
     /// A text file to compare models on, in place of a few built-in sentences
     #[arg(long, value_name = "FILE")]
     pub(crate) text: Option<PathBuf>,
+    /// Weigh errors of blocks by an importance matrix of llama.cpp's (GGUF or imatrix.dat)
+    #[arg(long, value_name = "FILE", conflicts_with = "imatrix_from")]
+    pub(crate) imatrix: Option<PathBuf>,
+    /// The same, computed from what the model makes of a calibration text
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) imatrix_from: Option<PathBuf>,
+    /// Keep the computed importance matrix as a file
+    #[arg(long, value_name = "FILE", requires = "imatrix_from")]
+    pub(crate) imatrix_out: Option<PathBuf>,
     /// Do not open and compare what was written
     #[arg(long)]
     pub(crate) no_verify: bool,

@@ -132,7 +132,7 @@ impl Conversation<'_> {
         }
         let prompt = self.render(first, self.messages[first].role() == ASSISTANT)?.text;
         let added = text.strip_prefix(prompt.as_str()).ok_or(RowProblem::HistoryRewritten { turn: first })?;
-        let ends = turn_ends(added, &tokenizer.encode_with_offsets(added)?, tokenizer);
+        let ends = last_turn_ends(added, tokenizer)?;
         Ok(prompt.len()..prompt.len() + ends.first().copied().unwrap_or(added.len()))
     }
 
@@ -190,8 +190,7 @@ impl Conversation<'_> {
             // Some templates write an end of text after the last turn, whichever it is: what the turn has in
             // the whole conversation is what both have.
             let common = common_prefix(added, rest);
-            let tokens = tokenizer.encode_with_offsets(added)?;
-            let length = match turn_ends(added, &tokens, tokenizer) {
+            let length = match last_turn_ends(added, tokenizer)? {
                 ends if ends.is_empty() && common == added.len() => common,
                 ends => ends
                     .into_iter()
@@ -215,6 +214,23 @@ fn overlaid(whole: Range<usize>, spans: impl Iterator<Item = TrainedSpan>) -> Ve
     }
     all.push(TrainedSpan::new(start..whole.end.max(start), 1.0));
     all
+}
+
+/// The [`turn_ends`] of a text of which only the end was tokenized, unless that is nothing but special tokens.
+fn last_turn_ends(text: &str, tokenizer: &Tokenizer) -> Result<Vec<usize>, RowProblem> {
+    /// Longer than a few special tokens.
+    const TAIL: usize = 256;
+    let start = (0..=text.len().saturating_sub(TAIL)).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+    let tail = &text[start..];
+    let tokens = tokenizer.encode_with_offsets(tail)?;
+    let is_text = |token: &TokenSpan| {
+        !tokenizer.is_special(token.id)
+            && tail.get(token.start..token.end).is_some_and(|text| !text.trim().is_empty())
+    };
+    if start == 0 || tokens.iter().any(is_text) {
+        return Ok(turn_ends(tail, &tokens, tokenizer).into_iter().map(|end| start + end).collect());
+    }
+    Ok(turn_ends(text, &tokenizer.encode_with_offsets(text)?, tokenizer))
 }
 
 /// The ends of the special tokens after which `text` has only white space and special tokens, the last first.

@@ -128,7 +128,7 @@ fn a_message_may_weigh_less_or_nothing() {
     // By prefixes, and by blocks.
     let blocks = ChatTemplate::new(
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}\
-         {{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}\n{% endfor %}\
+         {{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}{{ '\\n' }}{% endfor %}\
          {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
     )
     .unwrap();

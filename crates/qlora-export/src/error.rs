@@ -52,6 +52,16 @@ pub enum ExportError {
         /// Why.
         source: qlora_quant::QuantError,
     },
+    /// A tensor that cannot be quantized to blocks of ggml.
+    #[error("{}: tensor `{name}`: {source}", path.display())]
+    Blocks {
+        /// The checkpoint that is read.
+        path: PathBuf,
+        /// The tensor, by its name in the file.
+        name: String,
+        /// Why.
+        source: qlora_gguf::QuantizeError,
+    },
     /// What the model computes, or a tensor of it, has no place in the form asked for.
     #[error("{}: {what} cannot be written as {form}{hint}", path.display())]
     Inexpressible {

@@ -1,7 +1,6 @@
 //! A GGUF file: names, row order, metadata and tokenizer as llama.cpp has them.
 
 mod encode;
-mod gguf_type;
 mod lora;
 mod metadata;
 mod plan;
@@ -9,14 +8,29 @@ mod plan;
 use std::path::Path;
 
 use qlora_files::atomic::write_file;
-use qlora_gguf::GgufWriter;
+use qlora_gguf::{FileType, GgufWriter, ImportanceMatrix};
 use qlora_models::LoadProgress;
 
-pub use self::gguf_type::{GgufType, UnknownGgufType};
 pub use self::lora::{ExportedGgufLora, export_gguf_lora};
 use self::plan::Plan;
 use crate::target::{prepare_file, write_tensors};
 use crate::{ExportError, ExportSource};
+
+/// How a file is written.
+#[derive(Clone, Copy, Debug)]
+pub struct GgufOptions<'a> {
+    /// Which format each tensor gets.
+    pub file_type: FileType,
+    /// Which columns matter, for formats of blocks.
+    pub importance: Option<&'a ImportanceMatrix>,
+}
+
+impl From<FileType> for GgufOptions<'_> {
+    /// Without an importance matrix.
+    fn from(file_type: FileType) -> Self {
+        Self { file_type, importance: None }
+    }
+}
 
 /// What was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,16 +53,17 @@ pub struct ExportedGguf {
 /// # Errors
 /// When there is something at `path`, the disk is too small, a tensor is damaged or does not fit its format, the
 /// model computes what llama.cpp does not, its tokenizer has no counterpart there, or the file cannot be written.
-pub fn export_gguf(
+pub fn export_gguf<'a>(
     source: ExportSource<'_>,
-    file_type: GgufType,
+    options: impl Into<GgufOptions<'a>>,
     path: impl AsRef<Path>,
     progress: LoadProgress<'_>,
 ) -> Result<ExportedGguf, ExportError> {
     let path = path.as_ref();
-    let plan = Plan::new(source, file_type)?;
+    let options: GgufOptions<'a> = options.into();
+    let plan = Plan::new(source, options)?;
     let invalid = |error| qlora_files::Error::io("lay out", path)(error);
-    let writer = GgufWriter::new(metadata::metadata(source, file_type)?, plan.specs()).map_err(invalid)?;
+    let writer = GgufWriter::new(metadata::metadata(source, options)?, plan.specs()).map_err(invalid)?;
     prepare_file(path, writer.file_length())?;
     let total = plan.len();
     let mut write = |index: usize, out: &mut dyn std::io::Write| -> Result<(), ExportError> {

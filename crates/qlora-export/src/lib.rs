@@ -8,6 +8,7 @@
 //! | a checkpoint directory for `transformers` | [`export_safetensors`] |
 //! | the same in NF4, for `transformers` with bitsandbytes | [`export_bnb_4bit`], [`verify_bnb_4bit`] |
 //! | a GGUF file for llama.cpp, an adapter as GGUF | [`export_gguf`], [`export_gguf_lora`] |
+//! | which columns matter, from a calibration text | [`importance_matrix`], [`GgufOptions`] |
 //! | a folder for Ollama | [`export_ollama`], [`Modelfile`] |
 //! | what was written, opened again and compared | [`verify`], [`Verification`], [`Difference`] |
 //! | what a merge into other weights than those trained on changes | [`MergeReport`] |
@@ -18,6 +19,7 @@ mod bnb4bit;
 mod error;
 mod float_type;
 mod gguf;
+mod importance;
 mod merge;
 mod ollama;
 mod peft;
@@ -32,11 +34,13 @@ mod verify;
 pub use bnb4bit::{Bnb4BitOptions, export_bnb_4bit, verify_bnb_4bit};
 pub use error::ExportError;
 pub use float_type::FloatType;
-pub use gguf::{ExportedGguf, ExportedGgufLora, GgufType, UnknownGgufType, export_gguf, export_gguf_lora};
+pub use gguf::{ExportedGguf, ExportedGgufLora, GgufOptions, export_gguf, export_gguf_lora};
+pub use importance::importance_matrix;
 pub use ollama::{Modelfile, ModelfileTemplate, export_ollama};
 pub use peft::{
     AdapterTensor, Factor, InvalidAdapter, PeftAdapter, PeftConfig, PeftError, PeftLayer, TargetModules,
 };
+pub use qlora_gguf::FileType as GgufType;
 pub use report::MergeReport;
 pub use safetensors::{ExportedCheckpoint, SafetensorsOptions, export_safetensors};
 pub use save::{SaveAdapter, SaveMerged};

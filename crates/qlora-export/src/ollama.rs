@@ -11,7 +11,7 @@ use qlora_text::{Message, RenderInput, Tokenizer};
 
 use self::chat_format::ChatFormat;
 use crate::target::prepare_directory;
-use crate::{ExportError, ExportSource, ExportedGguf, GgufType, export_gguf};
+use crate::{ExportError, ExportSource, ExportedGguf, GgufOptions, export_gguf};
 
 const MODEL: &str = "model.gguf";
 const MODELFILE: &str = "Modelfile";
@@ -84,12 +84,13 @@ impl Modelfile {
 ///
 /// # Errors
 /// As [`export_gguf`], and when the directory exists and is not empty.
-pub fn export_ollama(
+pub fn export_ollama<'a>(
     source: ExportSource<'_>,
-    file_type: GgufType,
+    options: impl Into<GgufOptions<'a>>,
     directory: impl AsRef<Path>,
     progress: LoadProgress<'_>,
 ) -> Result<(ExportedGguf, Modelfile), ExportError> {
+    let options: GgufOptions<'a> = options.into();
     let directory = directory.as_ref();
     prepare_directory(directory, 0)?;
     let checkpoint = source.checkpoint();
@@ -97,7 +98,7 @@ pub fn export_ollama(
     let modelfile = Modelfile::new(tokenizer.as_ref(), MODEL)?;
     let mut exported = None;
     write_directory(directory, |folder| {
-        exported = Some(export_gguf(source, file_type, folder.join(MODEL), progress)?);
+        exported = Some(export_gguf(source, options, folder.join(MODEL), progress)?);
         Ok::<_, ExportError>(write_bytes(folder.join(MODELFILE), &modelfile.text)?)
     })?;
     let exported = exported.unwrap_or_else(|| unreachable!("it was written"));

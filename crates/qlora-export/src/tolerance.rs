@@ -1,6 +1,8 @@
 //! How far an artefact of a type may be from its source.
 
-use crate::{FloatType, GgufType, Tolerance};
+use qlora_gguf::{FileType, GgmlType};
+
+use crate::{FloatType, Tolerance};
 
 impl FloatType {
     /// Twice what rounding can do to a tensor, and several times what it was measured to do to logits.
@@ -14,14 +16,22 @@ impl FloatType {
     }
 }
 
-impl GgufType {
-    /// As [`FloatType::tolerance`].
+impl Tolerance {
+    /// For a file of this type: for blocks twice the error of normally distributed weights, and logits that still
+    /// tell a model from one with wrong weights, whose difference is above 1.
     #[must_use]
-    pub fn tolerance(self) -> Tolerance {
-        match self {
-            Self::F32 => FloatType::F32.tolerance(),
-            Self::F16 => FloatType::F16.tolerance(),
-            Self::Bf16 => FloatType::Bf16.tolerance(),
-        }
+    pub fn of_gguf(file_type: FileType) -> Self {
+        let (tensor, logits) = match file_type.default_type() {
+            GgmlType::F32 => return FloatType::F32.tolerance(),
+            GgmlType::F16 => return FloatType::F16.tolerance(),
+            GgmlType::Bf16 => return FloatType::Bf16.tolerance(),
+            GgmlType::Q8_0 => (0.02, 0.1),
+            GgmlType::Q6K => (0.05, 0.2),
+            GgmlType::Q5_0 | GgmlType::Q5_1 | GgmlType::Q5K => (0.1, 0.3),
+            GgmlType::Q4_0 | GgmlType::Q4_1 | GgmlType::Q4K | GgmlType::Iq4Nl | GgmlType::Iq4Xs => (0.2, 0.6),
+            GgmlType::Q3K => (0.35, 0.8),
+            _ => (0.7, 1.0),
+        };
+        Self { tensor, logits }
     }
 }

@@ -140,8 +140,7 @@ pub fn verify<B: KernelBackend>(
         let error = tensor_difference(source, &opened, name, shape)?
             .map_err(|error| unreadable(error.into()))?
             .relative();
-        // Written so that NaN fails.
-        if !(error <= tolerance.tensor) {
+        if error.is_nan() || error > tolerance.tensor {
             let (path, bound) = (path.to_owned(), tolerance.tensor);
             return Err(VerifyError::Tensor { path, name: name.clone(), error, bound }.into());
         }
@@ -164,7 +163,7 @@ fn compare_logits<B: KernelBackend>(
     let live = probe.logits(&live_model::<B>(source, device)?);
     let written = probe.logits(&load_f32::<B>(opened, Quantization::None, device)?);
     let difference = Difference::new(probe, &live, &written);
-    if !(difference.relative <= tolerance.logits) {
+    if difference.relative.is_nan() || difference.relative > tolerance.logits {
         return Err(VerifyError::Logits {
             path: opened.path().to_owned(),
             error: difference.relative,

@@ -7,8 +7,9 @@ use std::path::Path;
 
 use burn::tensor::Tensor;
 use qlora_export::{
-    ExportError, ExportSource, ExportedGguf, FloatType, GgufType, ModelfileTemplate, PeftAdapter, Probe,
-    SaveMerged as _, VerifyError, export_gguf, export_gguf_lora, export_ollama, verify,
+    ExportError, ExportSource, ExportedGguf, FloatType, GgufOptions, GgufType, ModelfileTemplate,
+    PeftAdapter, Probe, SafetensorsOptions, SaveMerged as _, Tolerance, VerifyError, export_gguf,
+    export_gguf_lora, export_ollama, export_safetensors, importance_matrix, verify,
 };
 use qlora_gguf::{GgmlType, Gguf};
 use qlora_kernels::{Flex, FlexDevice};
@@ -70,6 +71,7 @@ fn small_models_compute_the_same_from_f32() {
         assert_eq!(file.metadata().u32("general.file_type").unwrap(), 0);
 
         let written = Checkpoint::open(&path).unwrap();
+        assert!(!written.has_tokenizer());
         for (name, shape) in checkpoint.config().tensors() {
             let [a, b] = [&checkpoint, &written].map(|c| c.tensor(&name, &shape).unwrap());
             assert!(a == b, "{name}");
@@ -177,11 +179,12 @@ fn vectors_stay_f32_and_the_rest_is_rounded_once() {
         }
         let probe = Probe::of_checkpoint(&checkpoint).unwrap();
         let verified =
-            verify::<Flex>(source, &path, kind.tolerance(), &probe, u64::MAX, &FlexDevice).unwrap();
+            verify::<Flex>(source, &path, Tolerance::of_gguf(kind), &probe, u64::MAX, &FlexDevice).unwrap();
         assert_eq!((verified.tokens, verified.tensors), (0, checkpoint.config().tensors().len()));
         assert!(verified.tensor_error > 0.0 && verified.tensor_error < dtype.tolerance().tensor);
         assert!(verified.logits.unwrap().relative < dtype.tolerance().logits);
-        let unlimited = verify::<Flex>(source, &path, kind.tolerance(), &probe, 0, &FlexDevice).unwrap();
+        let unlimited =
+            verify::<Flex>(source, &path, Tolerance::of_gguf(kind), &probe, 0, &FlexDevice).unwrap();
         assert_eq!(unlimited.logits, None);
     }
 }
@@ -201,9 +204,9 @@ fn verification_finds_what_is_wrong() {
     };
     export(source, GgufType::F16, &path).unwrap();
     // Rounding to f16 is beyond what f32 may be off by.
-    let strict = GgufType::F32.tolerance();
+    let strict = Tolerance::of_gguf(GgufType::F32);
     assert!(matches!(wrong(strict), VerifyError::Tensor { .. }));
-    let strict = qlora_export::Tolerance { logits: 1e-9, ..GgufType::F16.tolerance() };
+    let strict = Tolerance { logits: 1e-9, ..Tolerance::of_gguf(GgufType::F16) };
     assert!(matches!(wrong(strict), VerifyError::Logits { .. }));
 
     // The sign of one value of an output projection.
@@ -213,12 +216,12 @@ fn verification_finds_what_is_wrong() {
     let mut bytes = fs::read(&path).unwrap();
     bytes[at] ^= 0x80;
     fs::write(&path, &bytes).unwrap();
-    let error = wrong(GgufType::F16.tolerance());
+    let error = wrong(Tolerance::of_gguf(GgufType::F16));
     let VerifyError::Tensor { name, .. } = &error else { panic!("{error}") };
     assert_eq!(name, "model.layers.1.self_attn.o_proj.weight");
 
     fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
-    assert!(matches!(wrong(GgufType::F16.tolerance()), VerifyError::Unreadable { .. }));
+    assert!(matches!(wrong(Tolerance::of_gguf(GgufType::F16)), VerifyError::Unreadable { .. }));
 }
 
 #[test]
@@ -262,10 +265,79 @@ fn the_real_model_keeps_its_tokenizer_and_its_answers() {
     }
     assert_eq!(new.metadata().u32("general.file_type").unwrap(), 1);
     let probe = Probe::of_checkpoint(&checkpoint).unwrap();
-    let tolerance = GgufType::F16.tolerance();
+    let tolerance = Tolerance::of_gguf(GgufType::F16);
     let verified = verify::<Flex>(source, &path, tolerance, &probe, u64::MAX, &FlexDevice).unwrap();
     let logits = verified.logits.unwrap();
     assert!(verified.tokens > 300 && logits.kl < 1e-4 && logits.same_top > 0.98, "{verified:?}");
+}
+
+#[test]
+fn blocks_are_within_their_tolerance_with_and_without_importances() {
+    let Some(model) = qlora_testing::model() else { return };
+    let checkpoint = Checkpoint::open(model).unwrap();
+    let source = ExportSource::new(&checkpoint);
+    let probe = Probe::of_checkpoint(&checkpoint).unwrap();
+    let mut decoder = load_f32(&checkpoint);
+    let matrix = importance_matrix(&mut decoder, &probe, "probe");
+    let names: Vec<String> =
+        checkpoint.config().linears().map(|(path, _)| format!("{path}.weight")).collect();
+    assert_eq!(matrix.entries.len(), names.len());
+    let tokens = probe.rows().iter().map(Vec::len).sum::<usize>() as f64;
+    for name in names {
+        let entry = &matrix.entries[&checkpoint.config().family.gguf_name(&name).unwrap()];
+        assert_eq!((entry.matrices(), entry.counts()), (1, &[tokens][..]), "{name}");
+    }
+    // The same input; a norm's output times its weights has a mean square near that of the weights.
+    let sums = |name: &str| matrix.entries[name].sums();
+    assert_eq!(sums("blk.7.attn_q.weight"), sums("blk.7.attn_v.weight"));
+    assert_ne!(sums("blk.7.attn_q.weight"), sums("blk.8.attn_q.weight"));
+    let norm = checkpoint.tensor("model.layers.7.input_layernorm.weight", &[576]).unwrap();
+    let expected = norm.iter().map(|w| f64::from(w * w)).sum::<f64>() / 576.0;
+    let found = sums("blk.7.attn_q.weight").iter().sum::<f64>() / 576.0 / tokens;
+    assert!((0.2..5.0).contains(&(found / expected)), "{found} and {expected}");
+
+    let folder = tempfile::tempdir().unwrap();
+    for (kind, importance) in
+        [(GgufType::Q8_0, None), (GgufType::Q4KM, None), (GgufType::Q4KM, Some(&matrix))]
+    {
+        let path = folder.path().join(format!("{kind}-{}", importance.is_some()));
+        let options = GgufOptions { file_type: kind, importance };
+        export_gguf(source, options, &path, &mut |_, _| {}).unwrap();
+        let tolerance = Tolerance::of_gguf(kind);
+        let verified = verify::<Flex>(source, &path, tolerance, &probe, u64::MAX, &FlexDevice).unwrap();
+        let logits = verified.logits.unwrap();
+        assert!(logits.relative < tolerance.logits / 1.5, "{kind}: {verified:?}");
+        assert!(verified.tensor_error < tolerance.tensor / 1.5, "{kind}: {verified:?}");
+    }
+    let [plain, weighed] =
+        [false, true].map(|has| Gguf::open(folder.path().join(format!("Q4_K_M-{has}"))).unwrap());
+    let bytes = |file: &Gguf| file.tensor("blk.3.ffn_up.weight").unwrap().bytes().to_vec();
+    assert!(bytes(&plain) != bytes(&weighed));
+}
+
+#[test]
+fn a_directory_becomes_a_file_with_its_tokenizer() {
+    let Some(model) = qlora_testing::model() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("directory");
+    let options = SafetensorsOptions::default();
+    let original = Checkpoint::open(model).unwrap();
+    export_safetensors(ExportSource::new(&original), options, &directory, &mut |_, _| {}).unwrap();
+    let checkpoint = Checkpoint::open(&directory).unwrap();
+    let source = ExportSource::new(&checkpoint);
+    let path = folder.path().join("model.gguf");
+    assert!(export(source, GgufType::Bf16, &path).unwrap().tokenizer);
+    let probe = Probe::of_checkpoint(&checkpoint).unwrap();
+    let tolerance = Tolerance::of_gguf(GgufType::Bf16);
+    let verified = verify::<Flex>(source, &path, tolerance, &probe, u64::MAX, &FlexDevice).unwrap();
+    assert_eq!(verified.tensor_error, 0.0);
+    assert!(verified.tokens > 300, "{verified:?}");
+    let (old, new) = (original.gguf().unwrap().metadata(), Gguf::open(&path).unwrap());
+    for key in
+        ["tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.chat_template", "tokenizer.ggml.pre"]
+    {
+        assert_eq!(new.metadata().get(key), old.get(key), "{key}");
+    }
 }
 
 #[test]

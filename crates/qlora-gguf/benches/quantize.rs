@@ -1,5 +1,5 @@
 //! Times of quantizing a matrix of 4096 × 4096 to every format, best of several runs, on rayon's threads
-//! (`RAYON_NUM_THREADS`).
+//! (`RAYON_NUM_THREADS`). Arguments name the formats.
 
 use std::time::Instant;
 
@@ -17,7 +17,11 @@ fn main() {
     let values: Vec<f32> =
         (0..SIZE * SIZE).map(|_| 0.02 * (uniform() + uniform() + uniform() + uniform())).collect();
     let importance: Vec<f32> = (0..SIZE).map(|_| uniform().abs() + 0.1).collect();
+    let only: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     for format in GgmlType::ALL.iter().filter(|format| format.is_encodable()) {
+        if !only.is_empty() && !only.iter().any(|name| name == format.name()) {
+            continue;
+        }
         let mut out = vec![0; format.byte_len(values.len()).expect("whole blocks")];
         for (importance, what) in [(None, ""), (Some(&importance[..]), "importance")] {
             let mut best = f64::INFINITY;

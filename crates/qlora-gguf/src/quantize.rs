@@ -173,7 +173,9 @@ impl GgmlType {
         out: &mut [u8],
     ) -> Result<(), QuantizeError> {
         let place = |index: usize| (first_row + index / rows.columns, index % rows.columns);
+        // Asked for all first, without a branch for each.
         if self.block_len() > 1
+            && !rows.values.iter().fold(true, |finite, x| finite & x.is_finite())
             && let Some(index) = rows.values.iter().position(|x| !x.is_finite())
         {
             let (row, column) = place(index);

@@ -32,6 +32,8 @@ const SIDE_FILES: &[&str] = &[
     "chat_template.json",
     "chat_template.jinja",
 ];
+/// Where chat templates beside the default one are, as `NAME.jinja`.
+const TEMPLATE_FOLDER: &str = "additional_chat_templates";
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
 
@@ -206,6 +208,9 @@ impl Hub {
             return Ok(path);
         }
         let part = folder.join(format!("{}.part", file.rfilename));
+        if let Some(parent) = part.parent() {
+            std::fs::create_dir_all(parent).map_err(io("create", parent))?;
+        }
         let url = format!("{}/{}/resolve/{}/{}", self.endpoint, kind.path(id), listing.sha, file.rfilename);
         progress.begin(&file.rfilename, file.bytes().unwrap_or(0));
         let mut result = Ok(());
@@ -339,17 +344,25 @@ fn check(part: &Path, file: &RemoteFile, url: &str) -> Result<(), HubError> {
 
 /// Files in the repository's root under a plain name: nothing that could leave the folder.
 fn top_level(listing: &Listing) -> impl Iterator<Item = &RemoteFile> {
-    listing.siblings.iter().filter(|file| {
-        let name = &file.rfilename;
-        !name.is_empty()
-            && !name.starts_with('.')
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-    })
+    listing.siblings.iter().filter(|file| is_plain(&file.rfilename))
+}
+
+fn is_plain(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with('.')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
+fn is_template(name: &str) -> bool {
+    name.strip_prefix(TEMPLATE_FOLDER)
+        .and_then(|rest| rest.strip_prefix('/'))
+        .is_some_and(|name| is_plain(name) && name.ends_with(".jinja"))
 }
 
 fn side_files(listing: &Listing) -> Vec<RemoteFile> {
     top_level(listing)
         .filter(|f| SIDE_FILES.contains(&f.rfilename.as_str()) || f.rfilename.starts_with("tokenizer"))
+        .chain(listing.siblings.iter().filter(|f| is_template(&f.rfilename)))
         .cloned()
         .collect()
 }

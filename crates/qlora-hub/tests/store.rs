@@ -117,6 +117,8 @@ fn a_sharded_repository_arrives_without_what_is_not_needed() {
             ("consolidated.safetensors", b"the same weights again"),
             ("onnx/model.onnx", b"graph"),
             ("../escape.json", b"evil"),
+            ("additional_chat_templates/tool_use.jinja", b"tools"),
+            ("additional_chat_templates/../escape.jinja", b"evil"),
             ("model.safetensors.index.json", index),
             ("model-00001-of-00002.safetensors", &shard),
             ("model-00002-of-00002.safetensors", b"second"),
@@ -134,6 +136,7 @@ fn a_sharded_repository_arrives_without_what_is_not_needed() {
     assert_eq!(
         names(&folder),
         [
+            "additional_chat_templates",
             "config.json",
             "model-00001-of-00002.safetensors",
             "model-00002-of-00002.safetensors",
@@ -141,6 +144,7 @@ fn a_sharded_repository_arrives_without_what_is_not_needed() {
             "tokenizer.json",
         ]
     );
+    assert_eq!(names(&folder.join("additional_chat_templates")), ["tool_use.jinja"]);
     assert_eq!(fs::read(folder.join("model-00001-of-00002.safetensors")).unwrap(), shard);
     let asked = hub.asked.lock().unwrap().clone();
     let resumed = format!("/org/model/resolve/{COMMIT}/model-00001-of-00002.safetensors from 150000");

@@ -166,6 +166,10 @@ impl<B: Backend> LoraAdapter<B> {
 
 impl<B: KernelBackend> LoraAdapter<B> {
     pub(crate) fn prepare_for_inference(&mut self, compute: Compute) {
+        if self.magnitude.is_some() {
+            // The norms of DoRA's rows are of factors in f32.
+            return;
+        }
         let (mut a, mut b) = (self.a.val().detach(), self.b.val().detach());
         let dtype = B::activation_dtype(compute);
         if dtype != DType::F32 {

@@ -90,7 +90,11 @@ impl Checkpoint {
     #[must_use]
     pub fn has_tokenizer(&self) -> bool {
         match &self.format {
-            Format::Gguf(file) => file.metadata().contains("tokenizer.ggml.model"),
+            // llama.cpp's name for none.
+            Format::Gguf(file) => file
+                .metadata()
+                .get("tokenizer.ggml.model")
+                .is_some_and(|model| *model != qlora_gguf::Value::from("no_vocab")),
             Format::Safetensors(_) => TOKENIZER_FILES.iter().any(|name| self.path.join(name).exists()),
         }
     }

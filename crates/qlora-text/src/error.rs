@@ -81,6 +81,30 @@ pub enum Error {
         /// The values that are supported.
         supported: String,
     },
+    /// GGUF cannot hold a tokenizer.
+    #[error("{origin}: this tokenizer cannot be written to GGUF: {reason}")]
+    NotInGguf {
+        /// Where the tokenizer comes from.
+        origin: String,
+        /// Why.
+        reason: String,
+    },
+    /// A `tokenizer.model` of SentencePiece is damaged, or of an unsupported kind.
+    #[error("{}: not a usable SentencePiece model: {reason}", path.display())]
+    SentencePiece {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A text that cannot become a special token.
+    #[error("{token:?} cannot become a special token: {reason}")]
+    SpecialToken {
+        /// The text.
+        token: String,
+        /// Why.
+        reason: &'static str,
+    },
     /// Text could not be encoded, or ids could not be decoded.
     #[error("the tokenizer failed: {reason}")]
     Tokenizer {

@@ -19,10 +19,13 @@ mod named_template;
 mod pretrained;
 mod python_json;
 mod python_text;
+mod sentencepiece;
+mod special_tokens;
 mod stop_strings;
 mod strftime;
 mod token_stream;
 mod tokenizer;
+mod vocabulary;
 
 pub use chat_template::{ChatTemplate, RenderInput, Rendered};
 pub use error::Error;

@@ -1,11 +1,12 @@
 //! A model directory's tokenizer, as `transformers` lays it out.
 
-use crate::Error;
 use crate::tokenizer::{Parts, SPECIAL_KEYS, Tokenizer, parse_definition};
+use crate::{Error, sentencepiece};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The chat templates of a model, by name.
 #[derive(Debug, Clone, Default)]
@@ -14,8 +15,9 @@ pub(crate) struct Templates {
 }
 
 impl Templates {
-    pub(crate) fn single(source: &str) -> Self {
-        Self { named: vec![("default".to_owned(), source.to_owned())] }
+    /// Names and sources.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.named.iter().map(|(name, source)| (name.as_str(), source.as_str()))
     }
 
     pub(crate) fn chat(&self) -> Option<&str> {
@@ -51,7 +53,7 @@ impl Templates {
         self.named.iter().find(|(n, _)| n == name).map(|(_, source)| source.as_str())
     }
 
-    fn set(&mut self, name: &str, source: String) {
+    pub(crate) fn set(&mut self, name: &str, source: String) {
         match self.named.iter_mut().find(|(n, _)| n == name) {
             Some((_, old)) => *old = source,
             None => self.named.push((name.to_owned(), source)),
@@ -86,7 +88,7 @@ pub(crate) fn token_text(value: &Value) -> Option<&str> {
 }
 
 impl Tokenizer {
-    /// Reads a model directory: `tokenizer.json`; where present `tokenizer_config.json`,
+    /// Reads a model directory: `tokenizer.json`, or without one SentencePiece's `tokenizer.model`; where present `tokenizer_config.json`,
     /// `special_tokens_map.json`, the stop tokens of `generation_config.json` and `config.json`, and the chat
     /// template from `chat_template.jinja` and `additional_chat_templates/`, `chat_template.json`, or
     /// `tokenizer_config.json`, the first found.
@@ -95,22 +97,21 @@ impl Tokenizer {
     /// When a file cannot be read, is damaged, or names a token that the vocabulary lacks.
     pub fn from_directory(directory: impl AsRef<Path>) -> Result<Self, Error> {
         let directory = directory.as_ref();
-        let path = directory.join("tokenizer.json");
-        let definition = fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-        let inner = parse_definition(&definition, &path.display().to_string())?;
-        let mut parts = Parts::new(definition, directory.display().to_string());
-
         let config_path = directory.join("tokenizer_config.json");
-        parts.config = read_object(&config_path)?.unwrap_or_default();
+        let mut config = read_object(&config_path)?.unwrap_or_default();
         if let Some(map) = read_object(&directory.join("special_tokens_map.json"))? {
             for key in SPECIAL_KEYS {
-                if let (None | Some(Value::Null), Some(token)) = (parts.config.get(key), map.get(key)) {
-                    parts.config.insert(key.to_owned(), token.clone());
+                if let (None | Some(Value::Null), Some(token)) = (config.get(key), map.get(key)) {
+                    config.insert(key.to_owned(), token.clone());
                 }
             }
         }
-        parts.templates = read_templates(directory, &config_path, parts.config.get("chat_template"))?;
-        parts.config.remove("chat_template");
+        let templates = read_templates(directory, &config_path, config.get("chat_template"))?;
+        config.remove("chat_template");
+
+        let (definition, inner) = read_definition(directory, &mut config)?;
+        let mut parts = Parts::new(definition, directory.display().to_string());
+        (parts.config, parts.templates) = (config, templates);
 
         let special = |key: &str| -> Result<Option<u32>, Error> {
             let Some(token) = parts.config.get(key).and_then(token_text) else { return Ok(None) };
@@ -143,6 +144,75 @@ impl Tokenizer {
     }
 }
 
+/// `tokenizer.json`, or what `tokenizer.model` means; the latter also fills in special tokens that `config` lacks.
+fn read_definition(
+    directory: &Path,
+    config: &mut Map<String, Value>,
+) -> Result<(Vec<u8>, tokenizers::Tokenizer), Error> {
+    let path = directory.join("tokenizer.json");
+    let missing = match fs::read(&path) {
+        Ok(definition) => {
+            let inner = parse_definition(&definition, &path.display().to_string())?;
+            return Ok((definition, inner));
+        }
+        Err(source) => source,
+    };
+    let model_path = directory.join("tokenizer.model");
+    if missing.kind() != ErrorKind::NotFound || !model_path.is_file() {
+        return Err(Error::Read { path, source: missing });
+    }
+    let bytes = fs::read(&model_path).map_err(|source| Error::Read { path: model_path.clone(), source })?;
+    let flag = |key: &str| config.get(key).and_then(Value::as_bool);
+    let settings = sentencepiece::Settings {
+        adds_bos: flag("add_bos_token").unwrap_or(true),
+        add_prefix_space: flag("add_prefix_space"),
+        prefix_first: flag("legacy") == Some(false),
+        added: added_tokens(directory, config)?,
+    };
+    let model = sentencepiece::read(&model_path, &bytes, &settings)?;
+    for (key, token) in model.special {
+        if config.get(key).is_none_or(Value::is_null) {
+            config.insert(key.to_owned(), token.into());
+        }
+    }
+    config.insert("tokenizer_class".to_owned(), "PreTrainedTokenizerFast".into());
+    Ok((model.definition, model.inner))
+}
+
+/// `added_tokens` as `tokenizer.json` would hold them, by id, from where older repositories keep them.
+fn added_tokens(directory: &Path, config: &Map<String, Value>) -> Result<Vec<Value>, Error> {
+    let entry = |id: u64, content: &str, flags: &Value| {
+        let flag = |key: &str, absent: bool| flags.get(key).and_then(Value::as_bool).unwrap_or(absent);
+        json!({
+            "id": id, "content": content, "special": flag("special", true), "single_word": flag("single_word", false),
+            "lstrip": flag("lstrip", false), "rstrip": flag("rstrip", false), "normalized": flag("normalized", false)
+        })
+    };
+    let mut tokens = BTreeMap::new();
+    if let Some(map) = read_object(&directory.join("added_tokens.json"))? {
+        for (content, id) in &map {
+            let id = id.as_u64().ok_or_else(|| Error::Key {
+                path: directory.join("added_tokens.json"),
+                key: content.clone(),
+                expected: "a token id",
+            })?;
+            tokens.insert(id, entry(id, content, &Value::Null));
+        }
+    }
+    for (id, flags) in config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten() {
+        let content = flags.get("content").and_then(Value::as_str);
+        let (Ok(id), Some(content)) = (id.parse::<u64>(), content) else {
+            return Err(Error::Key {
+                path: directory.join("tokenizer_config.json"),
+                key: "added_tokens_decoder".to_owned(),
+                expected: "objects with `content` by id",
+            });
+        };
+        tokens.insert(id, entry(id, content, flags));
+    }
+    Ok(tokens.into_values().filter(|entry| entry["content"] != "").collect())
+}
+
 fn stop_ids(path: &Path, object: &Map<String, Value>) -> Result<Vec<u32>, Error> {
     let id = |value: &Value| {
         value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| Error::Key {
@@ -166,10 +236,13 @@ fn read_templates(
     let mut templates = Templates::default();
     if let Some(source) = read_text(&directory.join("chat_template.jinja"))? {
         templates.set("default", source);
-        let folder = directory.join("additional_chat_templates");
-        if let Some(source) = read_text(&folder.join("tool_use.jinja"))? {
-            templates.set("tool_use", source);
+    }
+    for (name, path) in additional_templates(&directory.join("additional_chat_templates"))? {
+        if let Some(source) = read_text(&path)? {
+            templates.set(&name, source);
         }
+    }
+    if !templates.named.is_empty() {
         return Ok(templates);
     }
     let path = directory.join("chat_template.json");
@@ -179,6 +252,29 @@ fn read_templates(
     }
     templates.read(config_path, in_config.unwrap_or(&Value::Null))?;
     Ok(templates)
+}
+
+/// The `NAME.jinja` files of a folder, in the order of their names; none when there is no folder.
+fn additional_templates(folder: &Path) -> Result<Vec<(String, PathBuf)>, Error> {
+    let failed = |source| Error::Read { path: folder.to_owned(), source };
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        Err(source) => return Err(failed(source)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        let name =
+            path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".jinja"));
+        if let Some(name) = name {
+            found.push((name.to_owned(), path));
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// `None` when the file does not exist.

@@ -3,7 +3,9 @@ use crate::{Error, Tokenizer};
 /// Text from ids as they come, for printing while a model generates.
 ///
 /// A character is given out when all its bytes are there, never half of it: the pieces, together with
-/// [`finish`](Self::finish), are exactly [`Tokenizer::decode`] of all ids.
+/// [`finish`](Self::finish), are exactly [`Tokenizer::decode`] of all ids. There is one exception: in a run of
+/// byte tokens (`<0xE4>`) that is no UTF-8, `decode` gives U+FFFD for each byte, also for those of characters
+/// that were whole, while the stream has given those out.
 #[derive(Debug)]
 pub struct TokenStream<'a> {
     tokenizer: &'a Tokenizer,
@@ -53,8 +55,11 @@ impl<'a> TokenStream<'a> {
 
     fn give(&mut self, text: &str) -> Result<String, Error> {
         let before = self.tokenizer.decode(&self.window[..self.given], self.skip_special)?;
-        let common = before.chars().zip(text.chars()).take_while(|(a, b)| a == b);
-        let new = text[common.map(|(c, _)| c.len_utf8()).sum()..].to_owned();
+        let new = match text.strip_prefix(&before) {
+            Some(new) => new.to_owned(),
+            // A run of byte tokens that is no UTF-8 in the end: what was given out of it stays.
+            None => self.tokenizer.decode(&self.window[self.given..], self.skip_special)?,
+        };
         // Special tokens that give no text are no context for the decoder: keep what came before them.
         if !new.is_empty() {
             self.window.drain(..self.given);

@@ -15,6 +15,10 @@ pub(crate) const SPECIAL_KEYS: [&str; 7] =
 const TURN_ENDS: [&str; 6] =
     ["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|END_OF_TURN_TOKEN|>"];
 
+/// Special tokens that end a text. They stop generation whatever the files name: `eos_token` is only one token, and in
+/// a chat model the end of a turn.
+const TEXT_ENDS: [&str; 2] = ["<|endoftext|>", "<|end_of_text|>"];
+
 /// A tokenizer: text to token ids and back.
 ///
 /// Cheap to share behind a reference or an `Arc`: every method takes `&self` and none locks.
@@ -75,12 +79,15 @@ impl Parts {
 
 /// Reads a `tokenizer.json`.
 pub(crate) fn parse_definition(definition: &[u8], origin: &str) -> Result<tokenizers::Tokenizer, Error> {
-    tokenizers::Tokenizer::from_bytes(definition)
-        .map_err(|error| Error::Definition { origin: origin.to_owned(), reason: error.to_string() })
+    let refused = |reason: String| Error::Definition { origin: origin.to_owned(), reason };
+    // The library panics on a syntax error inside a decoder.
+    serde_json::from_slice::<serde::de::IgnoredAny>(definition)
+        .map_err(|error| refused(error.to_string()))?;
+    tokenizers::Tokenizer::from_bytes(definition).map_err(|error| refused(error.to_string()))
 }
 
 impl Tokenizer {
-    /// Reads one `tokenizer.json`. It knows no beginning, end and padding tokens and no chat template: those
+    /// Reads one `tokenizer.json`. It knows no beginning and padding tokens, no ends of turns and no chat template: those
     /// stand in other files, which [`from_directory`](Self::from_directory) reads.
     ///
     /// # Errors
@@ -92,6 +99,36 @@ impl Tokenizer {
         let parts = Parts::new(definition, path.display().to_string());
         let inner = parse_definition(&parts.definition, &parts.origin)?;
         Self::from_parts(inner, parts)
+    }
+
+    pub(crate) fn definition(&self) -> &[u8] {
+        &self.definition
+    }
+
+    pub(crate) fn config(&self) -> &Map<String, Value> {
+        &self.config
+    }
+
+    pub(crate) fn templates(&self) -> &Templates {
+        &self.templates
+    }
+
+    pub(crate) fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// What this tokenizer was made of, with another definition and configuration.
+    pub(crate) fn parts_with(&self, definition: Vec<u8>, config: Map<String, Value>) -> Parts {
+        Parts {
+            definition,
+            config,
+            templates: self.templates.clone(),
+            bos: self.bos,
+            eos: self.eos.clone(),
+            pad: self.pad,
+            adds_bos: Some(self.adds_bos),
+            origin: self.origin.clone(),
+        }
     }
 
     pub(crate) fn from_parts(mut inner: tokenizers::Tokenizer, parts: Parts) -> Result<Self, Error> {
@@ -109,17 +146,17 @@ impl Tokenizer {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(Error::tokenizer)?;
 
-        let special = inner
+        let special: BTreeMap<u32, String> = inner
             .get_added_tokens_decoder()
             .into_iter()
             .filter_map(|(id, token)| token.special.then_some((id, token.content)))
             .collect();
         let vocab_size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
-        for end in TURN_ENDS {
-            if let Some(id) = inner.token_to_id(end)
-                && templates.mention(end)
-                && !eos.contains(&id)
-            {
+        let turn_ends = TURN_ENDS.into_iter().filter(|end| templates.mention(end));
+        let turn_ends = turn_ends.filter_map(|end| inner.token_to_id(end));
+        let text_ends = TEXT_ENDS.into_iter().filter_map(|end| inner.token_to_id(end));
+        for id in turn_ends.chain(text_ends.filter(|id| special.contains_key(id))) {
+            if !eos.contains(&id) {
                 eos.push(id);
             }
         }
@@ -208,8 +245,15 @@ impl Tokenizer {
         self.adds_bos
     }
 
+    /// Whether the model's own tokenizer puts an end token behind a plain text. Nothing here does.
+    #[must_use]
+    pub fn adds_eos(&self) -> bool {
+        self.config.get("add_eos_token").and_then(Value::as_bool).unwrap_or(false)
+    }
+
     /// All tokens that end generation: the tokenizer's end token first, then those of the generation
-    /// configuration, then the end-of-turn tokens that the chat template writes. May be empty.
+    /// configuration, then the end-of-turn tokens that the chat template writes, then special tokens that end a
+    /// text (`<|endoftext|>`). May be empty.
     #[must_use]
     pub fn eos(&self) -> &[u32] {
         &self.eos

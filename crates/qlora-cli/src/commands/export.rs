@@ -4,28 +4,37 @@ mod outcome;
 mod verifying;
 
 use qlora_core::export::{
-    Bnb4BitOptions, ExportSource, FloatType, GgufType, MergeBase, Modelfile, ModelfileTemplate, PeftAdapter,
-    SafetensorsOptions, export_bnb_4bit, export_gguf, export_gguf_lora, export_ollama, export_safetensors,
-    verify_bnb_4bit,
+    Bnb4BitOptions, ExportSource, FloatType, GgufOptions, MergeBase, Modelfile, ModelfileTemplate,
+    PeftAdapter, Probe, SafetensorsOptions, Tolerance, export_bnb_4bit, export_gguf, export_gguf_lora,
+    export_ollama, export_safetensors, importance_matrix, verify_bnb_4bit,
 };
-use qlora_core::kernels::KernelBackend;
-use qlora_core::models::Checkpoint;
+use qlora_core::files::atomic::write_file;
+use qlora_core::gguf::ImportanceMatrix;
+use qlora_core::kernels::{Compute, KernelBackend};
+use qlora_core::models::{Checkpoint, LoadOptions, Quantization};
 use qlora_core::quant::Nf4Options;
 use serde_json::json;
 
 use self::outcome::{Outcome, with_bar};
-use self::verifying::Verifying;
+use self::verifying::{Verifying, read_text};
 use crate::arguments::{ComputeKind, ExportArguments, ExportForm, GlobalOptions, MergeBaseKind};
 use crate::backend::{OnBackend, on_backend};
 use crate::failure::Failure;
-use crate::model::open_checkpoint;
+use crate::model::{load_with_bar, open_checkpoint};
+
+/// Tokens of a row of the calibration text, as llama.cpp cuts it.
+const CALIBRATION_ROW: usize = 512;
 
 pub(crate) fn run(global: &GlobalOptions, arguments: &ExportArguments) -> Result<(), Failure> {
     if matches!(arguments.to, ExportForm::Peft | ExportForm::GgufLora) && arguments.adapter.is_none() {
         return Err(Failure::usage("this form is of an adapter alone: give one with --adapter DIR"));
     }
-    if !(arguments.shard_size > 0.0) {
+    if arguments.shard_size.is_nan() || arguments.shard_size <= 0.0 {
         return Err(Failure::usage("--shard-size must be a positive number of gigabytes"));
+    }
+    let has_importance = arguments.imatrix.is_some() || arguments.imatrix_from.is_some();
+    if has_importance && !matches!(arguments.to, ExportForm::Gguf(_) | ExportForm::Ollama(_)) {
+        return Err(Failure::usage("an importance matrix is for gguf:TYPE and ollama:TYPE"));
     }
     on_backend(global, Export { global, arguments })
 }
@@ -46,12 +55,14 @@ impl OnBackend for Export<'_> {
         if let Some(set) = &set {
             source = source.with_adapter(set)?;
         }
+        let importance = self.importance::<B>(source, device)?;
+        let options = |file_type| GgufOptions { file_type, importance: importance.as_ref() };
         let mut outcome = match (arguments.to, &adapter) {
             (ExportForm::Peft, Some(adapter)) => self.peft(&checkpoint, adapter)?,
             (ExportForm::GgufLora, Some(_)) => self.gguf_lora(source)?,
             (ExportForm::Bnb4Bit, _) => self.bnb_4bit(source)?,
-            (ExportForm::Gguf(kind), _) => self.gguf::<B>(source, kind, device)?,
-            (ExportForm::Ollama(kind), _) => self.ollama::<B>(source, kind, device)?,
+            (ExportForm::Gguf(kind), _) => self.gguf::<B>(source, options(kind), device)?,
+            (ExportForm::Ollama(kind), _) => self.ollama::<B>(source, options(kind), device)?,
             _ => self.safetensors::<B>(source, device)?,
         };
         if let (Some(_), Some(set)) = (arguments.merge_base, &set) {
@@ -87,6 +98,32 @@ impl Export<'_> {
 
     fn verifying(&self) -> Verifying<'_> {
         Verifying { text: self.arguments.text.as_deref(), skip: self.arguments.no_verify }
+    }
+
+    /// Read from a file or computed from a text, with the adapter in the model.
+    fn importance<B: KernelBackend>(
+        &self,
+        source: ExportSource<'_>,
+        device: &B::Device,
+    ) -> Result<Option<ImportanceMatrix>, Failure> {
+        let ExportArguments { imatrix, imatrix_from, imatrix_out, .. } = self.arguments;
+        if let Some(path) = imatrix {
+            return Ok(Some(ImportanceMatrix::open(path)?));
+        }
+        let Some(path) = imatrix_from else { return Ok(None) };
+        let text = read_text(path)?;
+        let probe = Probe::of_text(source.checkpoint(), &text, CALIBRATION_ROW)?;
+        let compute = Compute::fastest_on::<B>(device).0;
+        let options = LoadOptions { quantization: Quantization::None, compute };
+        let mut model = load_with_bar::<B>(source.checkpoint(), options, device)?;
+        if let Some(adapter) = source.adapter() {
+            model.attach_set(adapter, 0.0)?;
+        }
+        let matrix = importance_matrix(&mut model, &probe, &path.display().to_string());
+        if let Some(out) = imatrix_out {
+            write_file(out, |file| matrix.write(file))?;
+        }
+        Ok(Some(matrix))
     }
 
     fn peft(&self, checkpoint: &Checkpoint, adapter: &PeftAdapter) -> Result<Outcome, Failure> {
@@ -137,13 +174,13 @@ impl Export<'_> {
     fn gguf<B: KernelBackend>(
         &self,
         source: ExportSource<'_>,
-        kind: GgufType,
+        options: GgufOptions<'_>,
         device: &B::Device,
     ) -> Result<Outcome, Failure> {
-        let out = &self.arguments.out;
-        let exported = with_bar(out, |progress| export_gguf(source, kind, out, progress))?;
+        let (out, kind) = (&self.arguments.out, options.file_type);
+        let exported = with_bar(out, |progress| export_gguf(source, options, out, progress))?;
         let mut outcome = Outcome::gguf(out, source, exported, kind);
-        self.verifying().checkpoint::<B>(source, out, kind.tolerance(), device, &mut outcome)?;
+        self.verifying().checkpoint::<B>(source, out, Tolerance::of_gguf(kind), device, &mut outcome)?;
         Ok(outcome)
     }
 
@@ -170,12 +207,12 @@ impl Export<'_> {
     fn ollama<B: KernelBackend>(
         &self,
         source: ExportSource<'_>,
-        kind: GgufType,
+        options: GgufOptions<'_>,
         device: &B::Device,
     ) -> Result<Outcome, Failure> {
-        let out = &self.arguments.out;
+        let (out, kind) = (&self.arguments.out, options.file_type);
         let (exported, Modelfile { template, .. }) =
-            with_bar(out, |progress| export_ollama(source, kind, out, progress))?;
+            with_bar(out, |progress| export_ollama(source, options, out, progress))?;
         let gguf = out.join("model.gguf");
         let mut outcome = Outcome::gguf(&gguf, source, exported, kind);
         let template = match template {
@@ -189,7 +226,7 @@ impl Export<'_> {
         outcome.value("modelfile", json!(out.join("Modelfile")));
         outcome.value("template", template.as_str());
         outcome.line(format!("{}: {template}", out.join("Modelfile").display()));
-        self.verifying().checkpoint::<B>(source, &gguf, kind.tolerance(), device, &mut outcome)?;
+        self.verifying().checkpoint::<B>(source, &gguf, Tolerance::of_gguf(kind), device, &mut outcome)?;
         outcome.line(format!("next: cd {} && ollama create NAME", out.display()));
         Ok(outcome)
     }

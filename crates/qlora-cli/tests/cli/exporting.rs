@@ -32,7 +32,7 @@ fn an_exported_model_gives_the_same_logits() {
     for (form, parts) in [
         ("pickle", ["pickle", "safetensors"]),
         ("gguf", ["which type?", "gguf:F16"]),
-        ("gguf:Q9", ["`Q9` is no GGUF type", "F16"]),
+        ("gguf:Q9", ["\"Q9\" is no type of GGUF files", "Q4_K_M"]),
         ("peft", ["an adapter alone", "--adapter DIR"]),
         ("gguf-lora", ["an adapter alone", "--adapter DIR"]),
     ] {

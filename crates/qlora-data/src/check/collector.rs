@@ -48,12 +48,14 @@ pub(super) struct Collector<'a> {
     /// Where each text stands first, by its hash.
     wholes: HashMap<u128, u32>,
     prompts: HashMap<u128, u32>,
+    /// Whether held-out rows will follow, which prompts are kept for.
+    eval_follows: bool,
     /// The first row of the held-out set.
     eval_from: usize,
 }
 
 impl<'a> Collector<'a> {
-    pub(super) fn new(encoder: Option<&'a Encoder>, options: &'a CheckOptions) -> Self {
+    pub(super) fn new(encoder: Option<&'a Encoder>, options: &'a CheckOptions, eval_follows: bool) -> Self {
         Self {
             encoder,
             options,
@@ -66,6 +68,7 @@ impl<'a> Collector<'a> {
             signatures: Vec::new(),
             wholes: HashMap::new(),
             prompts: HashMap::new(),
+            eval_follows,
             eval_from: usize::MAX,
         }
     }
@@ -149,7 +152,7 @@ impl<'a> Collector<'a> {
                 (first as usize != index).then_some(first)
             }
         });
-        let prompt_before = prompt.and_then(|prompt| match held_out {
+        let prompt_before = prompt.filter(|_| self.eval_follows).and_then(|prompt| match held_out {
             true => self.prompts.get(&prompt).copied(),
             false => {
                 self.prompts.entry(prompt).or_insert(index as u32);

@@ -3,7 +3,7 @@
 use qlora_gguf::Metadata;
 use qlora_models::{DecoderConfig, RopeScaling};
 
-use super::gguf_type::GgufType;
+use super::GgufOptions;
 use crate::{ExportError, ExportSource};
 
 /// What a file says of how it was made and not of the model.
@@ -11,7 +11,7 @@ const OF_THE_FILE: [&str; 4] = ["general.file_type", "general.quantization_versi
 /// ggml's version of the block formats.
 const QUANTIZATION_VERSION: u32 = 2;
 
-pub(super) fn metadata(source: ExportSource<'_>, file_type: GgufType) -> Result<Metadata, ExportError> {
+pub(super) fn metadata(source: ExportSource<'_>, options: GgufOptions<'_>) -> Result<Metadata, ExportError> {
     let checkpoint = source.checkpoint();
     let mut metadata = Metadata::new();
     if let Some(file) = checkpoint.gguf() {
@@ -25,11 +25,14 @@ pub(super) fn metadata(source: ExportSource<'_>, file_type: GgufType) -> Result<
         metadata.insert("general.type", "model");
         metadata.insert("general.name", name.unwrap_or_default());
         architecture(&mut metadata, checkpoint.config());
-        if !checkpoint.has_tokenizer() {
+        if checkpoint.has_tokenizer() {
+            let tokenizer = checkpoint.tokenizer()?.to_gguf_metadata(checkpoint.config().vocab_size, None)?;
+            tokenizer.iter().for_each(|(key, value)| drop(metadata.insert(key, value.clone())));
+        } else {
             metadata.insert("tokenizer.ggml.model", "no_vocab");
         }
     }
-    metadata.insert("general.file_type", file_type.id());
+    metadata.insert("general.file_type", options.file_type.id());
     metadata.insert("general.quantization_version", QUANTIZATION_VERSION);
     Ok(metadata)
 }

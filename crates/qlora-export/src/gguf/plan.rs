@@ -2,15 +2,16 @@
 
 use std::io::Write;
 
-use qlora_gguf::{GgmlType, TensorSpec};
+use qlora_gguf::{GgmlType, ModelFacts, TensorSpec};
 
+use super::GgufOptions;
 use super::encode::encode;
-use super::gguf_type::GgufType;
 use crate::{ExportError, ExportSource};
 
 /// The tensors of a file, in file order.
-pub(super) struct Plan {
+pub(super) struct Plan<'a> {
     tensors: Vec<Planned>,
+    options: GgufOptions<'a>,
 }
 
 struct Planned {
@@ -25,8 +26,8 @@ enum Content {
     Values(Vec<f32>),
 }
 
-impl Plan {
-    pub(super) fn new(source: ExportSource<'_>, file_type: GgufType) -> Result<Self, ExportError> {
+impl<'a> Plan<'a> {
+    pub(super) fn new(source: ExportSource<'_>, options: GgufOptions<'a>) -> Result<Self, ExportError> {
         let checkpoint = source.checkpoint();
         let config = checkpoint.config();
         let mut tensors = Vec::new();
@@ -37,15 +38,28 @@ impl Plan {
                 form: "GGUF",
                 hint: "; llama.cpp has no such tensor for this architecture",
             })?;
-            let ggml_type = file_type.tensor_type(&gguf, &shape);
-            let spec = TensorSpec::new(gguf, shape, ggml_type);
+            let spec = TensorSpec::new(gguf, shape, GgmlType::F32);
             tensors.push(Planned { spec, content: Content::Weight(name) });
         }
         if let Some(divisors) = config.rope_scaling.divisors(config.rope_theta, config.head_dim) {
             let spec = TensorSpec::new("rope_freqs.weight", [divisors.len()], GgmlType::F32);
             tensors.push(Planned { spec, content: Content::Values(divisors) });
         }
-        Ok(Self { tensors })
+        let facts = ModelFacts {
+            architecture: config.family.name(),
+            layers: config.layers,
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            experts: 0,
+        };
+        let shapes: Vec<(&str, &[usize])> =
+            tensors.iter().map(|tensor| (tensor.spec.name.as_str(), tensor.spec.shape.as_slice())).collect();
+        let types = options.file_type.tensor_types(&facts, options.importance.is_some(), &shapes);
+        for (tensor, ggml_type) in tensors.iter_mut().zip(types) {
+            // Norms, biases and other vectors are f32, as llama.cpp needs them.
+            tensor.spec.ggml_type = ggml_type.unwrap_or(GgmlType::F32);
+        }
+        Ok(Self { tensors, options })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -56,6 +70,29 @@ impl Plan {
         self.tensors.iter().map(|tensor| tensor.spec.clone()).collect()
     }
 
+    /// The weights of a tensor's columns, `[matrices, columns]`, where its format takes any and the file has them.
+    fn importance(
+        &self,
+        source: ExportSource<'_>,
+        spec: &TensorSpec,
+    ) -> Result<Option<Vec<f32>>, ExportError> {
+        let Some(matrix) = self.options.importance.filter(|_| spec.ggml_type.block_len() > 1) else {
+            return Ok(None);
+        };
+        let columns = spec.shape.last().copied().unwrap_or(0);
+        let matrices = if spec.shape.len() == 3 { spec.shape[0] } else { 1 };
+        let importance = matrix.importances(&spec.name, matrices, columns);
+        if importance.is_none() && matrix.entries.contains_key(&spec.name) {
+            return Err(ExportError::Inexpressible {
+                path: source.checkpoint().path().to_owned(),
+                what: format!("importances of `{}` for other sizes than {:?}", spec.name, spec.shape),
+                form: "weights of its columns",
+                hint: "; the importance matrix is of another model",
+            });
+        }
+        Ok(importance)
+    }
+
     /// Writes the blocks of a tensor.
     pub(super) fn write(
         &self,
@@ -64,12 +101,15 @@ impl Plan {
         out: &mut dyn Write,
     ) -> Result<(), ExportError> {
         let Planned { spec, content } = &self.tensors[index];
+        let importance = self.importance(source, spec)?;
+        let importance = importance.as_deref();
         match content {
-            Content::Values(values) => encode(source, spec, values, out),
+            Content::Values(values) => encode(source, spec, values, importance, out),
             Content::Weight(name) => {
                 let config = source.checkpoint().config();
                 source.pieces(name, &spec.shape, |values| {
-                    encode(source, spec, &config.family.rows_to_gguf(name, values, config), out)
+                    let values = config.family.rows_to_gguf(name, values, config);
+                    encode(source, spec, &values, importance, out)
                 })
             }
         }

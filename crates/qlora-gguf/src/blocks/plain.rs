@@ -87,7 +87,11 @@ impl Encoder for Bf16 {
     #[inline(always)]
     fn encode<V: Lanes>(rows: Rows<'_>, out: &mut [u8]) {
         for (out, &x) in out.as_chunks_mut().0.iter_mut().zip(rows.values) {
-            *out = half::bf16::from_f32(x).to_le_bytes();
+            // As half::bf16::from_f32, without a branch.
+            let bits = x.to_bits();
+            let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
+            let quiet_nan = (bits >> 16) as u16 | 0x40;
+            *out = if x.is_nan() { quiet_nan } else { rounded }.to_le_bytes();
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `d | m | codes[16]`, value = d code + m: 4 bits, f16 scale and minimum for 32 values.
 
-use super::rounding::{inverse_or_zero, to_f16, truncated, weigh_row};
+use super::rounding::{inverse_or_zero, range, to_f16, truncated, weigh_row};
 use super::{f16_at, nibbles};
 use crate::search::affine::{AffineFit, AffineSearch};
 use crate::search::{Encoder, Lanes, Rows};
@@ -40,11 +40,7 @@ impl Encoder for Q4_1 {
 /// Code 0 is the minimum, code 15 the maximum.
 #[inline(always)]
 fn encode_block(values: &[f32; 32], block: &mut [u8; 20]) {
-    let (mut min, mut max) = (f32::MAX, -f32::MAX);
-    for &x in values {
-        min = if x < min { x } else { min };
-        max = if x > max { x } else { max };
-    }
+    let (min, max) = range(values);
     let d = (max - min) / f32::from(LEVELS);
     let inverse = inverse_or_zero(d);
     let mut codes = [0; 32];

@@ -1,7 +1,7 @@
 //! `d | i8[32]`, value = d code.
 
 use super::f16_at;
-use super::rounding::{inverse_or_zero, rounded_away, to_f16};
+use super::rounding::{inverse_or_zero, largest, rounded_away, to_f16};
 use crate::search::{Encoder, Lanes, Rows};
 
 pub(super) fn decode(block: &[u8; 34], out: &mut [f32; 32]) {
@@ -19,15 +19,7 @@ impl Encoder for Q8_0 {
     fn encode<V: Lanes>(rows: Rows<'_>, out: &mut [u8]) {
         let blocks = out.as_chunks_mut::<34>().0;
         for (values, block) in rows.values.as_chunks::<32>().0.iter().zip(blocks) {
-            // Maxima of finite numbers may be taken in any order: 8 at a time.
-            let mut maxima = [0.0_f32; 8];
-            for part in values.as_chunks::<8>().0 {
-                for (max, &x) in maxima.iter_mut().zip(part) {
-                    *max = if *max > x.abs() { *max } else { x.abs() };
-                }
-            }
-            let max = maxima.into_iter().fold(0.0, |a: f32, b| if a > b { a } else { b });
-            let d = max / 127.0;
+            let d = largest(values) / 127.0;
             let inverse = inverse_or_zero(d);
             block[..2].copy_from_slice(&to_f16(d).1);
             for (code, &x) in block[2..].iter_mut().zip(values) {

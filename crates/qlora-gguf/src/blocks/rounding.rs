@@ -25,18 +25,46 @@ pub(super) fn inverse_or_zero(value: f32) -> f32 {
     if value == 0.0 { 0.0 } else { 1.0 / value }
 }
 
-/// The value of largest magnitude; of several, the first. 0 when there is none above 0.
+/// The largest magnitude. Of finite numbers it may be looked for in any order: eight at a time.
 #[inline(always)]
-pub(super) fn extreme(values: &[f32]) -> f32 {
-    let mut magnitude = 0.0;
-    let mut extreme = 0.0;
-    for &value in values {
-        if magnitude < value.abs() {
-            magnitude = value.abs();
-            extreme = value;
+pub(super) fn largest(values: &[f32; 32]) -> f32 {
+    let mut lanes = [0.0_f32; 8];
+    for part in values.as_chunks::<8>().0 {
+        for (lane, &x) in lanes.iter_mut().zip(part) {
+            *lane = if *lane > x.abs() { *lane } else { x.abs() };
         }
     }
-    extreme
+    lanes.into_iter().fold(0.0, |a: f32, b| if a > b { a } else { b })
+}
+
+/// The value of largest magnitude; of several, the first. Of zeros, +0.
+#[inline(always)]
+pub(super) fn extreme(values: &[f32; 32]) -> f32 {
+    let largest = largest(values);
+    if largest == 0.0 { 0.0 } else { first_of(values, |x| x.abs() == largest) }
+}
+
+/// The lowest and the highest value; of zeros, the first.
+#[inline(always)]
+pub(super) fn range(values: &[f32; 32]) -> (f32, f32) {
+    let (mut min, mut max) = ([f32::MAX; 8], [f32::MIN; 8]);
+    for part in values.as_chunks::<8>().0 {
+        for ((min, max), &x) in min.iter_mut().zip(&mut max).zip(part) {
+            *min = if *min < x { *min } else { x };
+            *max = if *max > x { *max } else { x };
+        }
+    }
+    let min = min.into_iter().fold(f32::MAX, |a: f32, b| if a < b { a } else { b });
+    let max = max.into_iter().fold(f32::MIN, |a: f32, b| if a > b { a } else { b });
+    // Zeros of either sign are equal, and which one it is shows in the block.
+    let exact = |x: f32| if x == 0.0 { first_of(values, |value| value == 0.0) } else { x };
+    (exact(min), exact(max))
+}
+
+/// The first value that `wanted` accepts; 0 when there is none.
+#[inline(always)]
+fn first_of(values: &[f32; 32], wanted: impl Fn(f32) -> bool) -> f32 {
+    values.iter().copied().find(|&x| wanted(x)).unwrap_or(0.0)
 }
 
 /// Σ x², summed from the first to the last.

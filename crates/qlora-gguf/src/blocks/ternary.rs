@@ -16,7 +16,7 @@ pub(super) fn decode_tq1_0(block: &[u8; 54], out: &mut [f32; 256]) {
     for (bytes, out) in [(&block[..32], first), (&block[32..48], second), (&block[48..52], third)] {
         for (out, power) in out.chunks_exact_mut(bytes.len()).zip(POWERS) {
             for (out, &byte) in out.iter_mut().zip(bytes) {
-                let digit = u16::from(byte.wrapping_mul(power)) * 3 >> 8;
+                let digit = (u16::from(byte.wrapping_mul(power)) * 3) >> 8;
                 *out = (f32::from(digit) - 1.0) * d;
             }
         }

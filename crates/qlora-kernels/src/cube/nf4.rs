@@ -1,13 +1,13 @@
 //! NF4 on a GPU: whole matrices decoded.
 
-use burn::tensor::{DType, TensorMetadata};
+use burn::tensor::DType;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
 
 use super::Cube;
 use super::elementwise::flat;
 use super::tables::Table;
-use super::tensors::{array, dims, empty, rows, vector_width};
+use super::tensors::{array, empty, rows, vector_width};
 use crate::nf4::{AbsmaxParts, Nf4Parts};
 
 /// Weights in a word of codes.

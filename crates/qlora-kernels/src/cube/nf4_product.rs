@@ -3,7 +3,7 @@
 //! The codes are read once, sixteen bytes at a time, and nothing else of the weight exists. One token has its low-rank
 //! update computed on the way: every cube multiplies with A again, which costs less than a launch.
 
-use burn::tensor::{DType, TensorMetadata};
+use burn::tensor::TensorMetadata;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
 

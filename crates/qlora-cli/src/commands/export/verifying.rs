@@ -25,9 +25,7 @@ pub(super) struct Verifying<'a> {
 impl Verifying<'_> {
     fn probe(&self, checkpoint: &Checkpoint) -> Result<Probe, Failure> {
         let Some(path) = self.text else { return Ok(Probe::of_checkpoint(checkpoint)?) };
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Failure::message(format!("cannot read {}: {error}", path.display())))?;
-        Ok(Probe::of_text(checkpoint, &text, ROW)?)
+        Ok(Probe::of_text(checkpoint, &read_text(path)?, ROW)?)
     }
 
     /// Opens a checkpoint that was written and compares it with its source.
@@ -87,6 +85,11 @@ impl Verifying<'_> {
         outcome.value("merge_original", json!({"logits": to_json(&report.original), "layers": layers}));
         Ok(())
     }
+}
+
+pub(super) fn read_text(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Failure::message(format!("cannot read {}: {error}", path.display())))
 }
 
 fn describe(difference: &Difference) -> String {
