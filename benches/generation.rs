@@ -74,7 +74,9 @@ impl Generation {
         let mut generator = Generator::new(model, options);
         let mut serve = |new: usize| {
             let start = Instant::now();
-            requests(new).for_each(|request| drop(generator.submit(request).expect("it fits")));
+            for request in requests(new) {
+                generator.submit(request).expect("it fits");
+            }
             let mut first = 0.0;
             let mut steps = 0;
             loop {

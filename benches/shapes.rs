@@ -1,7 +1,6 @@
 //! Sizes of known models, for random weights.
 
-use qlora_core::kernels::Activation;
-use qlora_core::models::{DecoderConfig, Family, RopeScaling};
+use qlora_core::models::DecoderConfig;
 
 /// SmolLM2-135M, Llama-3.2-1B or Llama-3.1-8B, by their size.
 ///
@@ -16,7 +15,6 @@ pub fn decoder_config(size: &str) -> DecoderConfig {
         other => panic!("--model takes 135m, 1b or 8b, not {other}"),
     };
     DecoderConfig {
-        family: Family::Llama,
         vocab_size,
         hidden_size,
         intermediate_size,
@@ -26,11 +24,8 @@ pub fn decoder_config(size: &str) -> DecoderConfig {
         head_dim,
         rms_norm_eps: 1e-5,
         rope_theta: 500_000.0,
-        rope_scaling: RopeScaling::default(),
         max_position_embeddings: 131_072,
         tie_word_embeddings: tied,
-        attention_bias: false,
-        mlp_bias: false,
-        activation: Activation::Silu,
+        ..DecoderConfig::default()
     }
 }

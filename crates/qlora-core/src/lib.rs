@@ -38,5 +38,6 @@ pub use qlora_kernels as kernels;
 pub use qlora_lora as lora;
 pub use qlora_models as models;
 pub use qlora_quant as quant;
+pub use qlora_rl as rl;
 pub use qlora_text as text;
 pub use qlora_train as train;

@@ -16,11 +16,17 @@ pub fn importance_matrix<B: KernelBackend>(
     dataset: &str,
 ) -> ImportanceMatrix {
     let family = model.config().family;
+    let experts = model.config().experts.as_ref().map_or(0, |experts| experts.count);
     let statistics = model.input_statistics(probe.rows().iter().map(Vec::as_slice));
     let mut matrix = ImportanceMatrix::default();
     for (path, inputs) in statistics {
         if let Some(name) = family.gguf_name(&format!("{path}.weight")) {
-            matrix.add(&name, &inputs.squares, inputs.tokens);
+            match name.expert {
+                None => matrix.add(&name.tensor, &inputs.squares, inputs.tokens),
+                Some(expert) => {
+                    matrix.add_expert(&name.tensor, (expert, experts), &inputs.squares, inputs.tokens);
+                }
+            }
         }
     }
     matrix.datasets.push(dataset.to_owned());

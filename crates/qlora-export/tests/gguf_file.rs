@@ -284,7 +284,7 @@ fn blocks_are_within_their_tolerance_with_and_without_importances() {
     assert_eq!(matrix.entries.len(), names.len());
     let tokens = probe.rows().iter().map(Vec::len).sum::<usize>() as f64;
     for name in names {
-        let entry = &matrix.entries[&checkpoint.config().family.gguf_name(&name).unwrap()];
+        let entry = &matrix.entries[&checkpoint.config().family.gguf_name(&name).unwrap().tensor];
         assert_eq!((entry.matrices(), entry.counts()), (1, &[tokens][..]), "{name}");
     }
     // The same input; a norm's output times its weights has a mean square near that of the weights.

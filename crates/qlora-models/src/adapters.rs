@@ -45,14 +45,18 @@ impl<B: Backend> Decoder<B> {
     /// Every linear layer of the decoder layers with its path, in the order of the forward pass.
     pub fn linears(&self) -> impl Iterator<Item = (String, &AdaptedLinear<B>)> {
         self.layers.iter().enumerate().flat_map(|(index, layer)| {
-            layer.linears().map(|(name, linear)| (format!("model.layers.{index}.{name}"), linear))
+            layer
+                .linears()
+                .into_iter()
+                .map(move |(name, linear)| (format!("model.layers.{index}.{name}"), linear))
         })
     }
 
     /// As [`linears`](Self::linears), to change them.
     pub fn linears_mut(&mut self) -> impl Iterator<Item = (String, &mut AdaptedLinear<B>)> {
         self.layers.iter_mut().enumerate().flat_map(|(index, layer)| {
-            layer.linears_mut().map(|(name, linear)| (format!("model.layers.{index}.{name}"), linear))
+            let path = move |name| format!("model.layers.{index}.{name}");
+            layer.linears_mut().into_iter().map(move |(name, linear)| (path(name), linear))
         })
     }
 
@@ -74,9 +78,12 @@ impl<B: Backend> Decoder<B> {
         if attached > 0 {
             return Ok(attached);
         }
-        let mut names: Vec<&str> = Vec::new();
+        let mut names: Vec<String> = Vec::new();
         for (name, _) in self.layers.first().iter().flat_map(|layer| layer.linears()) {
-            names.push(name.rsplit('.').next().unwrap_or(name));
+            let name = name.rsplit('.').next().unwrap_or(&name).to_owned();
+            if !names.contains(&name) {
+                names.push(name);
+            }
         }
         Err(LoraError::NoTarget { targets: config.targets.to_string(), available: names.join(", ") })
     }

@@ -5,10 +5,12 @@ mod safetensors;
 
 use std::path::{Path, PathBuf};
 
+use qlora_quant::Nf4Tensor;
 use qlora_text::Tokenizer;
 use serde_json::{Map, Value};
 
-use crate::{DecoderConfig, ModelError};
+use crate::error::TensorProblems;
+use crate::{DecoderConfig, Family, ModelError};
 
 /// Files of which a directory with a tokenizer has at least one.
 const TOKENIZER_FILES: [&str; 4] =
@@ -25,7 +27,7 @@ pub struct Checkpoint {
 #[derive(Debug)]
 enum Format {
     Gguf(qlora_gguf::Gguf),
-    Safetensors(qlora_files::safetensors::Checkpoint),
+    Safetensors(safetensors::Tensors),
 }
 
 impl Checkpoint {
@@ -80,7 +82,13 @@ impl Checkpoint {
     pub fn config_json(&self) -> Result<Map<String, Value>, ModelError> {
         let mut keys = match &self.format {
             Format::Gguf(_) => Map::new(),
-            Format::Safetensors(_) => qlora_files::atomic::read_json(self.path.join("config.json"))?,
+            Format::Safetensors(_) => {
+                let whole: Value = qlora_files::atomic::read_json(self.path.join("config.json"))?;
+                let mut keys = Family::text_config(&whole).as_object().cloned().unwrap_or_default();
+                // Of what is read from here, nothing is quantized.
+                keys.remove("quantization_config");
+                keys
+            }
         };
         keys.extend(self.config.family.config_to_json(&self.path, &self.config)?);
         Ok(keys)
@@ -117,7 +125,41 @@ impl Checkpoint {
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
         match &self.format {
             Format::Gguf(file) => gguf::tensor(&self.path, file, &self.config, name, shape),
-            Format::Safetensors(files) => safetensors::tensor(&self.path, files, name, shape),
+            Format::Safetensors(files) => files.tensor(&self.path, name, shape),
+        }
+    }
+
+    /// A weight that the checkpoint stores in NF4, as bitsandbytes does; `None` where it is in floats.
+    ///
+    /// # Errors
+    /// When it is damaged, or of another shape.
+    pub fn nf4_tensor(&self, name: &str, shape: &[usize]) -> Result<Option<Nf4Tensor>, ModelError> {
+        match &self.format {
+            Format::Gguf(_) => Ok(None),
+            Format::Safetensors(files) => files.nf4(&self.path, name, shape),
+        }
+    }
+
+    /// Whether linear layers are stored in NF4. Those that are in floats were left out on purpose
+    /// (`llm_int8_skip_modules`).
+    #[must_use]
+    pub fn is_nf4(&self) -> bool {
+        matches!(&self.format, Format::Safetensors(files) if files.is_quantized())
+    }
+
+    /// Compares the tensors with those of the model, before any is read.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensors`], with all that are missing, of another shape, or not used.
+    pub fn check_tensors(&self) -> Result<(), ModelError> {
+        let expected = self.config.tensors();
+        let problems: TensorProblems = match &self.format {
+            Format::Gguf(file) => gguf::problems(file, &self.config, &expected),
+            Format::Safetensors(files) => files.problems(&expected)?,
+        };
+        match problems.is_empty() {
+            true => Ok(()),
+            false => Err(ModelError::Tensors { path: self.path.clone(), problems: Box::new(problems) }),
         }
     }
 
@@ -140,7 +182,7 @@ impl Checkpoint {
         let shape = [self.config.vocab_size, self.config.hidden_size];
         Ok(Some(match &self.format {
             Format::Gguf(file) => gguf::rows(&self.path, file, &self.config, name, shape, rows)?,
-            Format::Safetensors(files) => safetensors::rows(&self.path, files, name, shape, rows)?,
+            Format::Safetensors(files) => files.rows(&self.path, name, shape, rows)?,
         }))
     }
 }

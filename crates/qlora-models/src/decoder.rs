@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData, bf16, f16};
 use qlora_kernels::device::ActivationSizes;
 use qlora_kernels::{
-    AttentionSpan, AttentionSpec, CrossEntropyOptions, FrozenWeight, KernelBackend, RmsNormOptions,
-    TokenLosses, embedding, linear_cross_entropy, logits, rms_norm, token_losses,
+    AttentionSpan, AttentionSpec, CrossEntropyOptions, FrozenWeight, KernelBackend, TokenLosses, embedding,
+    linear_cross_entropy, logits, token_losses,
 };
 use qlora_lora::Pass;
 
-use crate::layer::{DecoderLayer, LayerContext};
-use crate::rope::{angles, frequencies};
-use crate::{DecoderConfig, KvCache};
+use crate::config::LayerRope;
+use crate::layer::{DecoderLayer, LayerContext, RopeTable};
+use crate::norm::Norm;
+use crate::rope::angles;
+use crate::{DecoderConfig, KvCache, RopeScaling};
 
 /// Sequences of token ids, one after the other, without padding.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +41,7 @@ impl TokenBatch<'_> {
 pub struct Decoder<B: Backend> {
     pub(crate) embed_tokens: FrozenWeight<B>,
     pub(crate) layers: Vec<DecoderLayer<B>>,
-    pub(crate) norm: Param<Tensor<B, 1>>,
+    pub(crate) norm: Norm<B>,
     /// `None` where the head is the embedding.
     pub(crate) lm_head: Option<FrozenWeight<B>>,
     #[module(skip)]
@@ -71,13 +73,19 @@ impl<B: Backend> Decoder<B> {
     #[must_use]
     pub fn activation_sizes(&self, tokens: usize) -> ActivationSizes {
         let config = &self.config;
-        let shapes = config.layer_linears().map(|linear| linear.shape);
+        let mut shapes: Vec<[usize; 2]> = Vec::new();
+        let linears = (0..config.layers).flat_map(|layer| config.layer_linears(layer));
+        for shape in linears.map(|linear| linear.shape) {
+            if !shapes.contains(&shape) {
+                shapes.push(shape);
+            }
+        }
         ActivationSizes {
             tokens,
             hidden: config.hidden_size,
-            widths: shapes.map(|[outputs, _]| outputs).to_vec(),
+            widths: shapes.iter().map(|[outputs, _]| *outputs).collect(),
             heads: config.heads,
-            weights: shapes.map(|[outputs, inputs]| outputs * inputs).to_vec(),
+            weights: shapes.iter().map(|[outputs, inputs]| outputs * inputs).collect(),
             vocabulary: config.vocab_size,
             compute: self.embed_tokens.compute(),
         }
@@ -86,7 +94,7 @@ impl<B: Backend> Decoder<B> {
     /// The device that the model is on.
     #[must_use]
     pub fn device(&self) -> B::Device {
-        self.norm.val().device()
+        self.norm.device()
     }
 }
 
@@ -141,7 +149,7 @@ impl<B: KernelBackend> Decoder<B> {
     pub fn first_non_finite_layer(&self, batch: TokenBatch<'_>, pass: Pass) -> Option<String> {
         let finite = |h: &Tensor<B, 2>| h.clone().is_finite().all().into_data().iter::<bool>().all(|all| all);
         let context = self.context(&batch.positions(), AttentionSpan::sequences(batch.lengths), pass);
-        let mut h = embedding(&self.embed_tokens, batch.ids);
+        let mut h = self.embed(batch.ids);
         if !finite(&h) {
             return Some("model.embed_tokens".to_string());
         }
@@ -151,14 +159,20 @@ impl<B: KernelBackend> Decoder<B> {
                 return Some(format!("model.layers.{index}"));
             }
         }
-        let normed = rms_norm(h, self.norm.val(), self.norm_options());
+        let normed = self.norm.forward(h);
         (!finite(&normed)).then(|| "model.norm".to_string())
     }
 
     /// Logits of hidden states: `[tokens, vocabulary]`, f32 whatever the products are computed in.
     #[must_use]
     pub fn logits(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
-        logits(hidden, self.head())
+        let CrossEntropyOptions { logit_scale, softcap, .. } = self.loss_options();
+        let logits = logits(hidden, self.head());
+        let logits = if logit_scale == 1.0 { logits } else { logits * logit_scale };
+        match softcap {
+            Some(cap) => (logits / cap).tanh() * cap,
+            None => logits,
+        }
     }
 
     /// `Σ weightᵢ · lossᵢ` of predicting `targets[i]` from token `i`, in nats: one element, differentiable.
@@ -176,7 +190,7 @@ impl<B: KernelBackend> Decoder<B> {
     /// When targets and weights have not one element a row.
     #[must_use]
     pub fn loss_of(&self, hidden: Tensor<B, 2>, targets: &[u32], weights: &[f32]) -> Tensor<B, 1> {
-        linear_cross_entropy(hidden, self.head(), targets, weights, CrossEntropyOptions::default())
+        linear_cross_entropy(hidden, self.head(), targets, weights, self.loss_options())
     }
 
     /// Losses and log-probabilities of the tokens of non-zero weight; nothing to differentiate.
@@ -192,7 +206,7 @@ impl<B: KernelBackend> Decoder<B> {
         pass: Pass,
     ) -> TokenLosses {
         let hidden = self.hidden_states(batch, pass);
-        token_losses(hidden, self.head(), targets, weights, CrossEntropyOptions::default())
+        token_losses(hidden, self.head(), targets, weights, self.loss_options())
     }
 
     /// What the layers share when tokens at these positions attend to each other within spans.
@@ -208,25 +222,53 @@ impl<B: KernelBackend> Decoder<B> {
             heads: config.heads,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
-            scale: 1.0 / (config.head_dim as f32).sqrt(),
-            softcap: None,
+            scale: config.attention_scale.unwrap_or(1.0 / (config.head_dim as f64).sqrt()) as f32,
+            softcap: config.attention_softcap.map(|cap| cap as f32),
             window: None,
             compute: self.embed_tokens.compute(),
             spans: spans.into(),
         };
-        let frequencies = frequencies(config.rope_theta, config.head_dim, &config.rope_scaling);
-        let (cos, sin) = angles(&frequencies, positions);
-        let table = |values| {
-            let data = TensorData::new(values, [positions.len(), config.head_dim / 2]);
-            Tensor::from_data(data, (&device, burn::tensor::DType::F32))
+        let table = |theta, scaling: &RopeScaling| {
+            let lengths = spec.spans.iter().map(|span| (span.q_len, span.k_len));
+            let (cos, sin) = angles(theta, config.rotated(), scaling, positions, lengths);
+            let table = |values| {
+                let data = TensorData::new(values, [positions.len(), config.rotated() / 2]);
+                Tensor::from_data(data, (&device, DType::F32))
+            };
+            RopeTable { cos: table(cos), sin: table(sin) }
         };
+        let local = config.layer_attention.iter().any(|layer| layer.rope == LayerRope::Local);
         LayerContext {
+            config: self.config.clone(),
+            rope: table(config.rope_theta, &config.rope_scaling),
+            local_rope: local.then(|| table(config.local_rope_theta, &RopeScaling::None)),
             spec,
-            cos: table(cos),
-            sin: table(sin),
-            norm: self.norm_options(),
-            activation: config.activation,
             pass,
+        }
+    }
+
+    /// The hidden states that the first layer gets.
+    pub(crate) fn embed(&self, ids: &[u32]) -> Tensor<B, 2> {
+        let h = embedding(&self.embed_tokens, ids);
+        let scale = self.config.embedding_scale;
+        if scale == 1.0 {
+            return h;
+        }
+        // The factor is rounded to the type of the activations, as the peers have it.
+        let scale = match h.dtype() {
+            DType::BF16 => bf16::from_f64(scale).to_f64(),
+            DType::F16 => f16::from_f64(scale).to_f64(),
+            _ => f64::from(scale as f32),
+        };
+        h * scale
+    }
+
+    /// How the logits of this model become a loss.
+    pub(crate) fn loss_options(&self) -> CrossEntropyOptions {
+        CrossEntropyOptions {
+            logit_scale: self.config.logit_scale as f32,
+            softcap: self.config.logit_softcap.map(|cap| cap as f32),
+            ..CrossEntropyOptions::default()
         }
     }
 
@@ -236,15 +278,11 @@ impl<B: KernelBackend> Decoder<B> {
         context: &LayerContext<B>,
         mut cache: Option<&mut KvCache<B>>,
     ) -> Tensor<B, 2> {
-        let mut h = embedding(&self.embed_tokens, ids);
-        assert_eq!(h.dims()[0], context.cos.dims()[0], "one position a token");
+        let mut h = self.embed(ids);
+        assert_eq!(h.dims()[0], context.rope.cos.dims()[0], "one position a token");
         for (index, layer) in self.layers.iter().enumerate() {
             h = layer.forward(h, context, cache.as_deref_mut().map(|cache| (cache, index)));
         }
-        rms_norm(h, self.norm.val(), self.norm_options())
-    }
-
-    pub(crate) fn norm_options(&self) -> RmsNormOptions {
-        RmsNormOptions { eps: self.config.rms_norm_eps as f32, unit_offset: false }
+        self.norm.forward(h)
     }
 }

@@ -62,6 +62,14 @@ pub enum ModelError {
         /// Pages of the cache.
         pages: usize,
     },
+    /// Tensors that are not those of the model.
+    #[error("{}: {problems}", path.display())]
+    Tensors {
+        /// The checkpoint.
+        path: PathBuf,
+        /// All that do not fit.
+        problems: Box<TensorProblems>,
+    },
     /// A weight that holds NaN or infinity.
     #[error("{}: tensor `{name}` cannot be quantized: {source}", path.display())]
     Quantize {
@@ -71,6 +79,14 @@ pub enum ModelError {
         name: String,
         /// Why.
         source: qlora_quant::QuantError,
+    },
+    /// A weight in NF4 that cannot be read.
+    #[error("{}: {source}", path.display())]
+    Bnb {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is wrong with which tensor.
+        source: Box<qlora_quant::bnb::BnbError>,
     },
     /// More tokens than the model was trained for.
     #[error(
@@ -120,4 +136,49 @@ pub enum ModelError {
     /// An adapter.
     #[error(transparent)]
     Lora(#[from] qlora_lora::LoraError),
+}
+
+/// How the tensors of a checkpoint differ from those of the model that its configuration describes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TensorProblems {
+    /// Tensors that the model needs and the checkpoint does not have.
+    pub missing: Vec<String>,
+    /// Tensors that the checkpoint has and the model would not use.
+    pub extra: Vec<String>,
+    /// Tensors of another shape: name, shape found, shape expected.
+    pub misshapen: Vec<(String, Vec<usize>, Vec<usize>)>,
+}
+
+impl TensorProblems {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.missing.is_empty() && self.extra.is_empty() && self.misshapen.is_empty()
+    }
+}
+
+impl std::fmt::Display for TensorProblems {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const SHOWN: usize = 4;
+        let list = |names: &mut dyn Iterator<Item = String>, count: usize| {
+            let shown: Vec<String> = names.take(SHOWN).collect();
+            let more = if count > SHOWN { format!(" and {} more", count - SHOWN) } else { String::new() };
+            format!("{}{more}", shown.join(", "))
+        };
+        let quoted = |names: &[String]| list(&mut names.iter().map(|name| format!("`{name}`")), names.len());
+        let mut parts = Vec::new();
+        if !self.missing.is_empty() {
+            parts.push(format!("missing tensors: {}", quoted(&self.missing)));
+        }
+        if !self.misshapen.is_empty() {
+            let shape = |(name, found, expected): &(String, Vec<usize>, Vec<usize>)| {
+                format!("`{name}` is {found:?}, the configuration says {expected:?}")
+            };
+            let shapes = list(&mut self.misshapen.iter().map(shape), self.misshapen.len());
+            parts.push(format!("tensors of another shape: {shapes}"));
+        }
+        if !self.extra.is_empty() {
+            parts.push(format!("tensors that this architecture does not use: {}", quoted(&self.extra)));
+        }
+        let advice = "the checkpoint is incomplete or of another architecture than its configuration says";
+        write!(f, "{}; {advice}", parts.join("; "))
+    }
 }

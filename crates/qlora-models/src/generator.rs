@@ -62,7 +62,7 @@ impl Request {
         if let Some(&id) = self.prompt.iter().find(|id| **id as usize >= vocabulary) {
             return Err(ModelError::TokenOutOfRange { id, vocabulary });
         }
-        let (tokens, limit) = (self.tokens(), config.max_position_embeddings);
+        let (tokens, limit) = (self.tokens(), config.context_length());
         if tokens > limit {
             return Err(ModelError::ContextTooLong { tokens, limit });
         }

@@ -1,46 +1,59 @@
-//! One decoder layer: attention and a gated MLP, each behind a norm and a residual.
+//! One decoder layer: attention and a gated MLP, with norms and residuals.
 
-use burn::module::{Module, Param};
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use qlora_kernels::{Activation, AttentionSpec, KernelBackend, RmsNormOptions};
-use qlora_kernels::{attention, rms_norm, rope};
+use qlora_kernels::{AttentionSpec, KernelBackend};
 use qlora_lora::{AdaptedLinear, Pass};
 
-use crate::KvCache;
+use crate::attention::SelfAttention;
+use crate::config::NormPlacement;
+use crate::mlp::Mlp;
+use crate::norm::Norm;
+use crate::tensors::{expert_name, gate_up_names, qkv_names};
+use crate::{DecoderConfig, KvCache};
 
-/// `h + attention(norm(h))`, then `h + mlp(norm(h))`.
+/// Attention, then an MLP, each between norms where [`NormPlacement`] has them, and added to its input.
 #[derive(Module, Debug)]
 pub struct DecoderLayer<B: Backend> {
-    pub(crate) input_norm: Param<Tensor<B, 1>>,
-    pub(crate) q_proj: AdaptedLinear<B>,
-    pub(crate) k_proj: AdaptedLinear<B>,
-    pub(crate) v_proj: AdaptedLinear<B>,
-    pub(crate) o_proj: AdaptedLinear<B>,
-    pub(crate) post_attention_norm: Param<Tensor<B, 1>>,
-    pub(crate) gate_proj: AdaptedLinear<B>,
-    pub(crate) up_proj: AdaptedLinear<B>,
-    pub(crate) down_proj: AdaptedLinear<B>,
+    pub(crate) before_attention: Option<Norm<B>>,
+    pub(crate) attention: SelfAttention<B>,
+    pub(crate) after_attention: Option<Norm<B>>,
+    pub(crate) before_mlp: Option<Norm<B>>,
+    pub(crate) mlp: Mlp<B>,
+    pub(crate) after_mlp: Option<Norm<B>>,
 }
 
 /// What all layers of one forward pass share.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerContext<B: Backend> {
+    pub(crate) config: Arc<DecoderConfig>,
+    /// Without the window, which is a layer's own.
     pub(crate) spec: AttentionSpec,
-    /// Cosines of the positions, `[tokens, head_dim / 2]`.
+    pub(crate) rope: RopeTable<B>,
+    /// Of layers with frequencies of their own; `None` where there are none.
+    pub(crate) local_rope: Option<RopeTable<B>>,
+    pub(crate) pass: Pass,
+}
+
+/// The angles that queries and keys are rotated by.
+#[derive(Clone, Debug)]
+pub(crate) struct RopeTable<B: Backend> {
+    /// Cosines of the positions, `[tokens, rotated features / 2]`.
     pub(crate) cos: Tensor<B, 2>,
     /// Sines of the positions.
     pub(crate) sin: Tensor<B, 2>,
-    pub(crate) norm: RmsNormOptions,
-    pub(crate) activation: Activation,
-    pub(crate) pass: Pass,
 }
 
 impl<B: AutodiffBackend> LayerContext<B> {
     /// The same, for layers without autodiff.
     pub(crate) fn inner(self) -> LayerContext<B::InnerBackend> {
-        let Self { spec, cos, sin, norm, activation, pass } = self;
-        LayerContext { spec, cos: cos.inner(), sin: sin.inner(), norm, activation, pass }
+        let Self { config, spec, rope, local_rope, pass } = self;
+        let inner = |RopeTable { cos, sin }: RopeTable<B>| RopeTable { cos: cos.inner(), sin: sin.inner() };
+        LayerContext { config, spec, rope: inner(rope), local_rope: local_rope.map(inner), pass }
     }
 }
 
@@ -51,30 +64,40 @@ impl<B: Backend> DecoderLayer<B> {
     }
 
     /// The linear layers with their names below the layer, in the order of the forward pass.
-    pub(crate) fn linears(&self) -> [(&'static str, &AdaptedLinear<B>); 7] {
-        [
-            ("self_attn.q_proj", &self.q_proj),
-            ("self_attn.k_proj", &self.k_proj),
-            ("self_attn.v_proj", &self.v_proj),
-            ("self_attn.o_proj", &self.o_proj),
-            ("mlp.gate_proj", &self.gate_proj),
-            ("mlp.up_proj", &self.up_proj),
-            ("mlp.down_proj", &self.down_proj),
-        ]
+    pub(crate) fn linears(&self) -> Vec<(Cow<'static, str>, &AdaptedLinear<B>)> {
+        let Self { attention, mlp, .. } = self;
+        let mut linears = named(qkv_names(attention.qkv.len()), attention.qkv.iter(), None);
+        linears.push(("self_attn.o_proj".into(), &attention.o_proj));
+        for (index, expert) in mlp.experts.iter().enumerate() {
+            let index = mlp.router.is_some().then_some(index);
+            linears.extend(named(gate_up_names(expert.gate_up.len()), expert.gate_up.iter(), index));
+            linears.push((expert_name("mlp.down_proj", index), &expert.down_proj));
+        }
+        linears
     }
 
     /// As [`linears`](Self::linears), to change them.
-    pub(crate) fn linears_mut(&mut self) -> [(&'static str, &mut AdaptedLinear<B>); 7] {
-        [
-            ("self_attn.q_proj", &mut self.q_proj),
-            ("self_attn.k_proj", &mut self.k_proj),
-            ("self_attn.v_proj", &mut self.v_proj),
-            ("self_attn.o_proj", &mut self.o_proj),
-            ("mlp.gate_proj", &mut self.gate_proj),
-            ("mlp.up_proj", &mut self.up_proj),
-            ("mlp.down_proj", &mut self.down_proj),
-        ]
+    pub(crate) fn linears_mut(&mut self) -> Vec<(Cow<'static, str>, &mut AdaptedLinear<B>)> {
+        let Self { attention, mlp, .. } = self;
+        let mut linears = named(qkv_names(attention.qkv.len()), attention.qkv.iter_mut(), None);
+        linears.push(("self_attn.o_proj".into(), &mut attention.o_proj));
+        let routed = mlp.router.is_some();
+        for (index, expert) in mlp.experts.iter_mut().enumerate() {
+            let index = routed.then_some(index);
+            linears.extend(named(gate_up_names(expert.gate_up.len()), expert.gate_up.iter_mut(), index));
+            linears.push((expert_name("mlp.down_proj", index), &mut expert.down_proj));
+        }
+        linears
     }
+}
+
+/// Linear layers with their names, as those of an expert where there is one.
+fn named<L>(
+    names: &[&'static str],
+    linears: impl Iterator<Item = L>,
+    expert: Option<usize>,
+) -> Vec<(Cow<'static, str>, L)> {
+    names.iter().map(|&name| expert_name(name, expert)).zip(linears).collect()
 }
 
 impl<B: KernelBackend> DecoderLayer<B> {
@@ -85,19 +108,20 @@ impl<B: KernelBackend> DecoderLayer<B> {
         context: &LayerContext<B>,
         cache: Option<(&mut KvCache<B>, usize)>,
     ) -> Tensor<B, 2> {
-        let pass = context.pass;
-        let x = rms_norm(h.clone(), self.input_norm.val(), context.norm);
-        let q = rope(self.q_proj.forward(x.clone(), pass), context.cos.clone(), context.sin.clone());
-        let k = rope(self.k_proj.forward(x.clone(), pass), context.cos.clone(), context.sin.clone());
-        let v = self.v_proj.forward(x, pass);
-        let attended = match cache {
-            Some((cache, index)) => cache.attend(index, q, k, v, &context.spec),
-            None => attention(q, k, v, &context.spec),
+        let normed = |norm: &Option<Norm<B>>, x: Tensor<B, 2>| match norm {
+            Some(norm) => norm.forward(x),
+            None => x,
         };
-        let h = h + self.o_proj.forward(attended, pass);
-        let x = rms_norm(h.clone(), self.post_attention_norm.val(), context.norm);
-        let gate = self.gate_proj.forward(x.clone(), pass);
-        let up = self.up_proj.forward(x, pass);
-        h + self.down_proj.forward_gated(context.activation, gate, up, pass)
+        let scale = context.config.residual_scale;
+        let scaled = |x: Tensor<B, 2>| if scale == 1.0 { x } else { x * scale };
+        let x = normed(&self.before_attention, h.clone());
+        if context.config.norm_placement == NormPlacement::Parallel {
+            let attended = self.attention.forward(x.clone(), context, cache);
+            return h + scaled(attended) + scaled(self.mlp.forward(x, context));
+        }
+        let attended = self.attention.forward(x, context, cache);
+        let h = h + scaled(normed(&self.after_attention, attended));
+        let x = normed(&self.before_mlp, h.clone());
+        h + scaled(normed(&self.after_mlp, self.mlp.forward(x, context)))
     }
 }

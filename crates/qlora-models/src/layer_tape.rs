@@ -6,7 +6,7 @@
 use burn::module::AutodiffModule;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Tensor, TensorData};
-use qlora_kernels::{AttentionSpan, TrainBackend, embedding, inject_gradient, rms_norm};
+use qlora_kernels::{AttentionSpan, TrainBackend, inject_gradient};
 use qlora_lora::Pass;
 
 use crate::layer::LayerContext;
@@ -66,7 +66,7 @@ impl<B: TrainBackend> Decoder<B> {
         let adapted = |index: usize| pass.adapters && self.layers[index].is_adapted();
         let first = (0..self.layers.len()).find(|index| adapted(*index)).unwrap_or(self.layers.len());
         let mut inputs = Vec::with_capacity(self.layers.len() - first);
-        let mut h = embedding(&self.embed_tokens, batch.ids).inner();
+        let mut h = self.embed(batch.ids).inner();
         for (index, layer) in self.layers.iter().enumerate() {
             if index >= first {
                 inputs.push(match checkpointing {
@@ -77,7 +77,7 @@ impl<B: TrainBackend> Decoder<B> {
             h = layer.valid().forward(h, &inner, None);
         }
         let output = Tensor::from_inner(h).require_grad();
-        let hidden = rms_norm(output.clone(), self.norm.val(), self.norm_options());
+        let hidden = self.norm.forward(output.clone());
         (hidden, Some(LayerTape { first, inputs, output, context }))
     }
 }

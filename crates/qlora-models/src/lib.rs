@@ -14,6 +14,8 @@
 //! | requests that come and go, a cache that they share | [`Generator`], [`Request`], [`KvCache`] |
 
 mod adapters;
+mod assembly;
+mod attention;
 mod cache;
 mod checkpoint;
 mod config;
@@ -26,24 +28,32 @@ mod input_statistics;
 mod layer;
 mod layer_tape;
 mod loading;
+mod mlp;
+mod norm;
+mod policy;
 mod random;
 mod rope;
 mod sampling;
 mod tensors;
 
 pub use adapters::AdapterSet;
+pub use attention::SelfAttention;
 pub use cache::KvCache;
 pub use checkpoint::Checkpoint;
-pub use config::DecoderConfig;
+pub use config::{
+    DecoderConfig, ExpertsConfig, LayerAttention, LayerRope, NormKind, NormPlacement, QkNorm, RopePairs,
+};
 pub use decoder::{Decoder, TokenBatch};
-pub use error::ModelError;
-pub use family::Family;
+pub use error::{ModelError, TensorProblems};
+pub use family::{Family, GgufName};
 pub use generate::{Completion, FinishReason, GenerateOptions, SampledToken};
 pub use generator::{Flow, Generator, GeneratorOptions, Request};
 pub use input_statistics::InputStatistics;
 pub use layer::DecoderLayer;
 pub use layer_tape::{Checkpointing, LayerTape};
 pub use loading::{LoadOptions, LoadProgress, Quantization, load};
+pub use mlp::{GatedMlp, Mlp};
+pub use norm::Norm;
 pub use qlora_lora::{DropoutKey, LoraConfig, LoraError, Pass, Targets};
 pub use rope::RopeScaling;
 pub use sampling::{Sampler, Sampling};

@@ -1,15 +1,12 @@
 //! From a checkpoint to a model: one tensor at a time, quantized as it arrives.
 
-use std::sync::Arc;
-
-use burn::module::{Param, ParamId};
 use burn::tensor::{DType, Tensor, TensorData};
 use qlora_kernels::{Compute, FrozenWeight, KernelBackend, Nf4Weight, device};
 use qlora_lora::AdaptedLinear;
 use qlora_quant::{Nf4Options, Nf4Tensor};
 
-use crate::layer::DecoderLayer;
-use crate::tensors::{LAYER_NORMS, LinearShape};
+use crate::assembly::{PartSource, assemble};
+use crate::tensors::LinearShape;
 use crate::{Checkpoint, Decoder, ModelError};
 
 /// How the linear layers are held. Embedding, head and norms are never quantized.
@@ -18,7 +15,7 @@ pub enum Quantization {
     /// As floats of the compute type.
     #[default]
     None,
-    /// As 4-bit NormalFloat.
+    /// As 4-bit NormalFloat. What a checkpoint has in NF4 is taken as it is, and what it has left out stays dense.
     Nf4(Nf4Options),
 }
 
@@ -39,7 +36,7 @@ pub type LoadProgress<'a> = &'a mut dyn FnMut(usize, usize);
 /// One tensor at a time is held as f32 on the host, whatever the size of the model.
 ///
 /// # Errors
-/// When a tensor is missing, damaged, of the wrong shape, or holds a number that cannot be quantized.
+/// When tensors are missing, superfluous, damaged, of the wrong shape, or holds a number that cannot be quantized.
 pub fn load<B: KernelBackend>(
     checkpoint: &Checkpoint,
     options: LoadOptions,
@@ -47,18 +44,9 @@ pub fn load<B: KernelBackend>(
     progress: LoadProgress<'_>,
 ) -> Result<Decoder<B>, ModelError> {
     let config = checkpoint.config();
+    checkpoint.check_tensors()?;
     let total = config.tensors().len();
-    let mut loader = Loader::<B> { checkpoint, options, device, progress, done: 0, total };
-    let (hidden, vocabulary) = (config.hidden_size, config.vocab_size);
-    let embed_tokens = loader.dense("model.embed_tokens.weight", [vocabulary, hidden])?;
-    let layers = (0..config.layers).map(|index| loader.layer(index)).collect::<Result<_, _>>()?;
-    let norm = loader.vector("model.norm.weight", hidden)?;
-    let lm_head = match config.tie_word_embeddings {
-        true => None,
-        false => Some(loader.dense("lm_head.weight", [vocabulary, hidden])?),
-    };
-    let norm = Param::initialized(ParamId::new(), norm).set_require_grad(false);
-    Ok(Decoder { embed_tokens, layers, norm, lm_head, config: Arc::new(config.clone()) })
+    assemble(config, &mut Loader::<B> { checkpoint, options, device, progress, done: 0, total })
 }
 
 struct Loader<'a, B: KernelBackend> {
@@ -79,26 +67,41 @@ impl<B: KernelBackend> Loader<'_, B> {
         Ok(values)
     }
 
+    fn stored_nf4(&mut self, name: &str, shape: [usize; 2]) -> Result<Option<FrozenWeight<B>>, ModelError> {
+        device::enter(format!("loading {name}"));
+        let Some(weight) = self.checkpoint.nf4_tensor(name, &shape)? else { return Ok(None) };
+        self.done += 1;
+        (self.progress)(self.done, self.total);
+        Ok(Some(FrozenWeight::Nf4(Nf4Weight::new(&weight, self.options.compute, self.device))))
+    }
+
+    fn vector(&mut self, name: &str, shape: &[usize]) -> Result<Tensor<B, 1>, ModelError> {
+        let values = self.read(name, shape)?;
+        let length = values.len();
+        Ok(Tensor::from_data(TensorData::new(values, [length]), (self.device, DType::F32)))
+    }
+}
+
+impl<B: KernelBackend> PartSource<B> for Loader<'_, B> {
+    type Error = ModelError;
+
     fn dense(&mut self, name: &str, shape: [usize; 2]) -> Result<FrozenWeight<B>, ModelError> {
         Ok(FrozenWeight::dense(self.read(name, &shape)?, shape, self.options.compute, self.device))
     }
 
-    fn vector(&mut self, name: &str, length: usize) -> Result<Tensor<B, 1>, ModelError> {
-        let values = TensorData::new(self.read(name, &[length])?, [length]);
-        Ok(Tensor::from_data(values, (self.device, DType::F32)))
+    fn norm_weight(&mut self, name: &str, shape: &[usize]) -> Result<Tensor<B, 1>, ModelError> {
+        self.vector(name, shape)
     }
 
-    fn norm(&mut self, name: &str) -> Result<Param<Tensor<B, 1>>, ModelError> {
-        let values = self.vector(name, self.checkpoint.config().hidden_size)?;
-        Ok(Param::initialized(ParamId::new(), values).set_require_grad(false))
-    }
-
-    fn linear(&mut self, index: usize, linear: LinearShape) -> Result<AdaptedLinear<B>, ModelError> {
-        let LinearShape { name, shape, bias } = linear;
-        let path = format!("model.layers.{index}.{name}");
+    fn linear(&mut self, path: &str, linear: &LinearShape) -> Result<AdaptedLinear<B>, ModelError> {
+        let shape = linear.shape;
         let name = format!("{path}.weight");
         let weight = match self.options.quantization {
             Quantization::None => self.dense(&name, shape)?,
+            Quantization::Nf4(_) if self.checkpoint.is_nf4() => match self.stored_nf4(&name, shape)? {
+                Some(weight) => weight,
+                None => self.dense(&name, shape)?,
+            },
             Quantization::Nf4(options) => {
                 let values = self.read(&name, &shape)?;
                 let weight = Nf4Tensor::quantize(&values, &shape, options).map_err(|source| {
@@ -107,25 +110,10 @@ impl<B: KernelBackend> Loader<'_, B> {
                 FrozenWeight::Nf4(Nf4Weight::new(&weight, self.options.compute, self.device))
             }
         };
-        let bias = if bias { Some(self.vector(&format!("{path}.bias"), shape[0])?) } else { None };
+        let bias = match linear.bias {
+            true => Some(self.vector(&format!("{path}.bias"), &shape[..1])?),
+            false => None,
+        };
         Ok(AdaptedLinear::new(weight, bias))
-    }
-
-    fn layer(&mut self, index: usize) -> Result<DecoderLayer<B>, ModelError> {
-        let [input_norm, post_attention_norm] =
-            LAYER_NORMS.map(|name| format!("model.layers.{index}.{name}"));
-        let [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj] =
-            self.checkpoint.config().layer_linears();
-        Ok(DecoderLayer {
-            input_norm: self.norm(&input_norm)?,
-            q_proj: self.linear(index, q_proj)?,
-            k_proj: self.linear(index, k_proj)?,
-            v_proj: self.linear(index, v_proj)?,
-            o_proj: self.linear(index, o_proj)?,
-            post_attention_norm: self.norm(&post_attention_norm)?,
-            gate_proj: self.linear(index, gate_proj)?,
-            up_proj: self.linear(index, up_proj)?,
-            down_proj: self.linear(index, down_proj)?,
-        })
     }
 }

@@ -1,13 +1,13 @@
 //! Models with random weights, made on the device: for measuring speed and memory at a size, without its checkpoint.
 
-use std::sync::Arc;
+use std::convert::Infallible;
 
-use burn::module::{Param, ParamId};
 use burn::tensor::{DType, Distribution, Tensor};
 use qlora_kernels::{FrozenWeight, KernelBackend, Nf4Weight};
 use qlora_lora::AdaptedLinear;
 
-use crate::layer::DecoderLayer;
+use crate::assembly::{PartSource, assemble};
+use crate::config::NormKind;
 use crate::tensors::LinearShape;
 use crate::{Decoder, DecoderConfig, LoadOptions, Quantization};
 
@@ -18,20 +18,16 @@ impl<B: KernelBackend> Decoder<B> {
     #[must_use]
     pub fn random(config: &DecoderConfig, options: LoadOptions, seed: u64, device: &B::Device) -> Self {
         B::seed(device, seed);
-        let maker = Maker::<B> { options, device };
-        let table = [config.vocab_size, config.hidden_size];
-        Self {
-            embed_tokens: maker.dense(table),
-            layers: (0..config.layers).map(|_| maker.layer(config)).collect(),
-            norm: maker.norm(config.hidden_size),
-            lm_head: (!config.tie_word_embeddings).then(|| maker.dense(table)),
-            config: Arc::new(config.clone()),
+        match assemble(config, &mut Maker::<B> { options, norm: config.norm, device }) {
+            Ok(model) => model,
+            Err(never) => match never {},
         }
     }
 }
 
 struct Maker<'a, B: KernelBackend> {
     options: LoadOptions,
+    norm: NormKind,
     device: &'a B::Device,
 }
 
@@ -40,7 +36,7 @@ impl<B: KernelBackend> Maker<'_, B> {
         Tensor::random(shape, Distribution::Uniform(-bound, bound), (self.device, DType::F32))
     }
 
-    fn dense(&self, [rows, columns]: [usize; 2]) -> FrozenWeight<B> {
+    fn table(&self, [rows, columns]: [usize; 2]) -> FrozenWeight<B> {
         let bound = 1.0 / (columns as f64).sqrt();
         let dtype = self.options.compute.dtype();
         // In pieces, so that a large table never exists in f32.
@@ -51,38 +47,34 @@ impl<B: KernelBackend> Maker<'_, B> {
             .collect();
         FrozenWeight::from_rows(pieces, self.options.compute)
     }
+}
 
-    fn norm(&self, width: usize) -> Param<Tensor<B, 1>> {
-        let ones = Tensor::ones([width], (self.device, DType::F32));
-        Param::initialized(ParamId::new(), ones).set_require_grad(false)
+impl<B: KernelBackend> PartSource<B> for Maker<'_, B> {
+    type Error = Infallible;
+
+    fn dense(&mut self, _: &str, shape: [usize; 2]) -> Result<FrozenWeight<B>, Infallible> {
+        Ok(self.table(shape))
     }
 
-    fn linear(&self, linear: LinearShape) -> AdaptedLinear<B> {
-        let LinearShape { shape, bias, .. } = linear;
+    /// So that the norm has a factor of one.
+    fn norm_weight(&mut self, _: &str, shape: &[usize]) -> Result<Tensor<B, 1>, Infallible> {
+        let (shape, device) = ([shape.iter().product::<usize>()], (self.device, DType::F32));
+        Ok(match self.norm {
+            NormKind::RmsUnitOffset => Tensor::zeros(shape, device),
+            NormKind::Rms | NormKind::Layer => Tensor::ones(shape, device),
+        })
+    }
+
+    fn linear(&mut self, _: &str, linear: &LinearShape) -> Result<AdaptedLinear<B>, Infallible> {
+        let shape = linear.shape;
         let weight = match self.options.quantization {
-            Quantization::None => self.dense(shape),
+            Quantization::None => self.table(shape),
             Quantization::Nf4(options) => {
                 let values = self.uniform(shape, 1.0 / (shape[1] as f64).sqrt());
                 FrozenWeight::Nf4(Nf4Weight::quantize(values, options, self.options.compute))
             }
         };
-        let bias = bias.then(|| Tensor::zeros([shape[0]], (self.device, DType::F32)));
-        AdaptedLinear::new(weight, bias)
-    }
-
-    fn layer(&self, config: &DecoderConfig) -> DecoderLayer<B> {
-        let [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj] =
-            config.layer_linears().map(|linear| self.linear(linear));
-        DecoderLayer {
-            input_norm: self.norm(config.hidden_size),
-            q_proj,
-            k_proj,
-            v_proj,
-            o_proj,
-            post_attention_norm: self.norm(config.hidden_size),
-            gate_proj,
-            up_proj,
-            down_proj,
-        }
+        let bias = linear.bias.then(|| Tensor::zeros([shape[0]], (self.device, DType::F32)));
+        Ok(AdaptedLinear::new(weight, bias))
     }
 }

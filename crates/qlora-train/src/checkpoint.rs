@@ -1,10 +1,11 @@
 //! Everything a run needs to go on as if it had never stopped.
 //!
 //! `checkpoints/step-N/` holds `adapter.safetensors` (the trained parameters under their PEFT names, f32),
-//! `optimizer.safetensors` (`NAME.exp_avg` and `NAME.exp_avg_sq`, f32 or in eight bits) and `state.json`. The order of the data and
+//! `optimizer.safetensors` (`NAME.exp_avg` and `NAME.exp_avg_sq`, f32 or in eight bits), `state.json` and, where the
+//! objective has a state of its own, `objective.json`. The order of the data and
 //! all random streams are functions of the seed and the step, so the step is all that has to be stored of them.
 //! A checkpoint is built under another name, flushed and renamed: a kill leaves whole checkpoints only. The
-//! digests of the two files are in `state.json`, so that a damaged one is noticed.
+//! digests of the other files are in `state.json`, so that a damaged one is noticed.
 
 mod folder;
 mod moment;
@@ -35,6 +36,8 @@ pub struct Checkpoint {
     pub first_moments: Vec<NamedMoment>,
     /// Second moments of the optimizer, in the order of the parameters.
     pub second_moments: Vec<NamedMoment>,
+    /// What the objective needs beside the number of the step, in its own form.
+    pub objective: Option<String>,
 }
 
 /// Counters of a run, and what identifies it.

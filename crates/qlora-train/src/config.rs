@@ -52,6 +52,8 @@
 //! eval_every = 0                   # steps; 0 for only after the last
 //! seed = 42
 //!
+//! # [grpo]                         # with this section: reinforcement by rewards, see docs/formats.md
+//!
 //! [output]
 //! dir = "runs/first"
 //! ```
@@ -61,6 +63,7 @@
 //! not to the file: what completes on the command line works in the file.
 
 mod check;
+mod grpo;
 mod problem;
 mod reader;
 mod schedule_value;
@@ -73,6 +76,7 @@ use qlora_lora::LoraConfig;
 use qlora_models::Checkpointing;
 use serde::{Serialize, Serializer};
 
+pub use grpo::GrpoConfig;
 pub use problem::{ConfigError, Problem};
 
 use crate::schedule::ScheduleKind;
@@ -90,6 +94,9 @@ pub struct RunConfig {
     pub data: DataConfig,
     /// The optimization.
     pub train: TrainConfig,
+    /// Reinforcement in place of supervised fine-tuning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpo: Option<GrpoConfig>,
     /// Where results go.
     pub output: OutputConfig,
 }
@@ -274,6 +281,20 @@ pub enum OptimizerKind {
 pub struct OutputConfig {
     /// The run's directory: resolved config, metrics, checkpoints, adapter, report.
     pub dir: PathBuf,
+}
+
+impl DataConfig {
+    /// The built-in task that `train` names in place of a file, `task:NAME` or `task:NAME:COUNT`, and how many of its
+    /// problems; 1000 unless it says so. For `[grpo]` only.
+    #[must_use]
+    pub fn task(&self) -> Option<(qlora_rl::Task, usize)> {
+        let name = self.train.to_str()?.strip_prefix("task:")?;
+        let (name, count) = match name.split_once(':') {
+            Some((name, count)) => (name, count.parse().ok().filter(|count| *count > 0)?),
+            None => (name, 1000),
+        };
+        Some((qlora_rl::Task::from_name(name)?, count))
+    }
 }
 
 impl RunConfig {

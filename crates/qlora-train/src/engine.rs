@@ -17,6 +17,7 @@ use crate::metrics::{EvalMetrics, MetricsFile, Record, StepMetrics};
 use crate::objective::{BatchSize, Objective};
 use crate::observer::{Observer, RunStart, Summary};
 use crate::optimizer::{AdamW, AdamWOptions, MomentStorage, read_parameters, write_parameters};
+use crate::samples::SamplesFile;
 use crate::schedule::{Schedule, ScheduleKind};
 use crate::step_memory::StepMemory;
 use crate::{Interrupt, RunDirectory, TrainError, Trainable};
@@ -146,6 +147,7 @@ struct Run<B: TrainBackend> {
     optimizer: AdamW<B>,
     memory: StepMemory,
     metrics: Option<MetricsFile>,
+    samples: Option<SamplesFile>,
     checkpoint: Option<PathBuf>,
     loss: Option<f64>,
     evaluation: Option<EvalMetrics>,
@@ -210,7 +212,7 @@ impl<'a, B: TrainBackend, M: AutodiffModule<B> + Trainable<B>> Engine<'a, B, M> 
                 self.evaluate(model, objective, &mut run)?;
             }
             if interrupted || due(done, self.options.checkpoint_every, steps) {
-                self.save(model, &mut run)?;
+                self.save(model, objective, &mut run)?;
             }
         }
         let summary = Summary {
@@ -232,12 +234,13 @@ impl<'a, B: TrainBackend, M: AutodiffModule<B> + Trainable<B>> Engine<'a, B, M> 
     }
 
     /// A new run, or the one in the directory from its newest checkpoint on.
-    fn start<O: Objective<B, M>>(&mut self, model: &mut M, objective: &O) -> Result<Run<B>, TrainError> {
+    fn start<O: Objective<B, M>>(&mut self, model: &mut M, objective: &mut O) -> Result<Run<B>, TrainError> {
         let mut run = Run {
             state: RunState { data: objective.fingerprint(), ..RunState::default() },
             optimizer: AdamW::new(self.options.optimizer, model),
             memory: StepMemory::default(),
             metrics: None,
+            samples: None,
             checkpoint: None,
             loss: None,
             evaluation: None,
@@ -249,10 +252,15 @@ impl<'a, B: TrainBackend, M: AutodiffModule<B> + Trainable<B>> Engine<'a, B, M> 
                 self.tell(|observer| observer.warned(&format!("{error}; going on from an older one")));
             }
             if let Some((path, checkpoint)) = found.checkpoint {
+                let state = checkpoint.objective.clone();
                 self.restore(model, &mut run, checkpoint, &path)?;
+                if let Some(state) = state {
+                    objective.restore_state(&state)?;
+                }
                 run.checkpoint = Some(path);
             }
             run.metrics = Some(directory.open(run.state.step)?);
+            run.samples = Some(SamplesFile::resume(directory.samples_path(), run.state.step)?);
         }
         if let Some(options) = &self.options.loss_scaling {
             run.state.loss_scale.get_or_insert_with(|| LossScale::new(options));
@@ -364,6 +372,7 @@ impl<'a, B: TrainBackend, M: AutodiffModule<B> + Trainable<B>> Engine<'a, B, M> 
         run.state.tokens += size.tokens;
         run.state.trained_tokens += size.trained_tokens;
         run.state.seconds += seconds;
+        let report = objective.finish_step();
         let metrics = StepMetrics {
             step: run.state.step,
             epoch: run.state.epoch,
@@ -376,9 +385,16 @@ impl<'a, B: TrainBackend, M: AutodiffModule<B> + Trainable<B>> Engine<'a, B, M> 
             memory: run.memory.peak_mb::<B>(model),
             loss_scale: scaling.map(|(_, state)| state.scale),
             skipped_steps: scaling.and(run.state.loss_scale).map(|state| state.skipped),
+            objective: report.metrics,
         };
+        if let Some(file) = &mut run.samples {
+            file.record(run.state.step, &report.samples)?;
+        }
         if let Some(file) = &mut run.metrics {
-            file.record(&Record::Step(metrics))?;
+            file.record(&Record::Step(metrics.clone()))?;
+        }
+        for warning in &report.warnings {
+            self.tell(|observer| observer.warned(warning));
         }
         self.tell(|observer| observer.stepped(&metrics));
         Ok(())
@@ -416,7 +432,12 @@ impl<'a, B: TrainBackend, M: AutodiffModule<B> + Trainable<B>> Engine<'a, B, M> 
         Ok(())
     }
 
-    fn save(&mut self, model: &M, run: &mut Run<B>) -> Result<(), TrainError> {
+    fn save<O: Objective<B, M>>(
+        &mut self,
+        model: &M,
+        objective: &O,
+        run: &mut Run<B>,
+    ) -> Result<(), TrainError> {
         let Some(directory) = &self.directory else { return Ok(()) };
         let [first_moments, second_moments] = run.optimizer.read(model);
         let checkpoint = Checkpoint {
@@ -424,6 +445,7 @@ impl<'a, B: TrainBackend, M: AutodiffModule<B> + Trainable<B>> Engine<'a, B, M> 
             parameters: read_parameters(model),
             first_moments,
             second_moments,
+            objective: objective.save_state()?,
         };
         let path = directory.checkpoints().save(&checkpoint)?;
         directory.write_report()?;

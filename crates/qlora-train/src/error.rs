@@ -90,6 +90,15 @@ pub enum TrainError {
         /// The optimizer step, from 1.
         step: u64,
     },
+    /// A step continues on a generation batch that the checkpoint does not hold.
+    #[error(
+        "step {step} goes on with completions of an earlier step, and the checkpoint does not hold them; resume from \
+         another checkpoint"
+    )]
+    MissingRollout {
+        /// The optimizer step, from 1.
+        step: u64,
+    },
     /// A trained parameter that the loss does not depend on.
     #[error("parameter `{name}` has no part in the loss; take its layer out of lora.targets")]
     NoGradient {

@@ -39,8 +39,18 @@ impl<B: TrainBackend> Gradients<B> {
     /// The gradients and their norm.
     ///
     /// # Errors
-    /// A parameter had no part in the loss.
-    pub(crate) fn finish(self, model: &impl Trainable<B>) -> Result<Summed<B>, TrainError> {
+    /// A parameter had no part in the loss, and is not of an expert that no token was sent to.
+    pub(crate) fn finish(mut self, model: &impl Trainable<B>) -> Result<Summed<B>, TrainError> {
+        let mut index = 0;
+        model.visit_parameters(&mut |name, parameter| {
+            match self.sums.get_mut(index) {
+                Some(sum) if sum.is_none() && name.contains(".experts.") => {
+                    *sum = Some(parameter.clone().inner().zeros_like());
+                }
+                _ => {}
+            }
+            index += 1;
+        });
         if let Some(missing) = self.sums.iter().position(Option::is_none) {
             let mut name = String::new();
             let mut index = 0;

@@ -25,10 +25,11 @@ impl Interrupt {
 
     /// The interrupt that Ctrl-C sets off. Ctrl-C pressed again ends the process at once with code 130.
     ///
-    /// The handler is installed once a process; later calls give the same interrupt.
+    /// The handler is installed once a process; later calls give the same interrupt. Where Ctrl-C is ignored, as in a
+    /// process that a script has put into the background, or handled by someone else, it stays so.
     ///
     /// # Errors
-    /// Someone else has installed a handler already.
+    /// The handler can't be installed.
     pub fn on_ctrl_c() -> Result<Self, TrainError> {
         static INSTALLED: OnceLock<Interrupt> = OnceLock::new();
         if let Some(interrupt) = INSTALLED.get() {
@@ -36,12 +37,15 @@ impl Interrupt {
         }
         let interrupt = Self::new();
         let pressed = interrupt.clone();
-        ctrlc::try_set_handler(move || {
+        let installed = ctrlc::try_set_handler(move || {
             if pressed.requested.swap(true, Ordering::SeqCst) {
                 std::process::exit(INTERRUPTED);
             }
-        })
-        .map_err(|source| TrainError::Interrupt { source })?;
+        });
+        match installed {
+            Ok(()) | Err(ctrlc::Error::MultipleHandlers) => {}
+            Err(source) => return Err(TrainError::Interrupt { source }),
+        }
         Ok(INSTALLED.get_or_init(|| interrupt).clone())
     }
 

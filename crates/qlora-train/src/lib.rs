@@ -6,9 +6,10 @@
 //! | the loop: accumulate, clip, update, evaluate, save | [`Engine`], [`EngineOptions`] |
 //! | what is minimized | [`Objective`], [`Loss`], [`SupervisedFineTuning`] |
 //! | what a model must offer | [`Trainable`] |
+//! | reinforcement from rewards | [`grpo`] |
 //! | learning rates | [`schedule`] |
 //! | gradients in f16 | [`LossScaling`] |
-//! | files of a run | [`RunDirectory`], [`checkpoint`], [`metrics`], [`report`] |
+//! | files of a run | [`RunDirectory`], [`checkpoint`], [`metrics`], [`samples`], [`report`] |
 //! | who is told | [`Observer`], [`ProgressDisplay`] |
 //! | Ctrl-C | [`Interrupt`] |
 //!
@@ -19,6 +20,7 @@ pub mod config;
 mod engine;
 mod error;
 mod gradients;
+pub mod grpo;
 mod interrupt;
 mod loss;
 mod loss_scale;
@@ -30,6 +32,7 @@ mod optimizer;
 mod progress;
 pub mod report;
 mod run_directory;
+pub mod samples;
 pub mod schedule;
 mod sft;
 mod step_memory;
@@ -41,7 +44,7 @@ pub use interrupt::Interrupt;
 pub use loss::{Loss, Tape};
 pub use loss_scale::{LossScale, LossScaling};
 pub use memory::peak_memory_mb;
-pub use objective::{BatchSize, Evaluation, Objective};
+pub use objective::{BatchSize, Evaluation, Objective, StepReport};
 pub use observer::{Observer, RunStart, Summary, on_step};
 pub use optimizer::{AdamWOptions, MomentStorage};
 pub use progress::ProgressDisplay;

@@ -1,5 +1,6 @@
 //! `metrics.jsonl`: one JSON object per optimizer step and per evaluation.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::TrainError;
 
 /// A line of the metrics file.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Record {
     /// An optimizer step.
@@ -20,7 +21,7 @@ pub enum Record {
 }
 
 /// What an optimizer step tells.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
     /// Number of the step, from 1.
     pub step: u64,
@@ -49,6 +50,9 @@ pub struct StepMetrics {
     /// Steps so far that changed nothing because gradients overflowed; absent where the loss is not scaled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped_steps: Option<u64>,
+    /// What the objective tells of the step, by name: keys of the same object in the file. Finite numbers.
+    #[serde(flatten)]
+    pub objective: BTreeMap<String, f64>,
 }
 
 fn number_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {

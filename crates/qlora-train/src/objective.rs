@@ -1,9 +1,12 @@
 //! What a run minimizes: where its batches come from and what their loss is.
 
+use std::collections::BTreeMap;
+
 use burn::module::AutodiffModule;
 use qlora_kernels::TrainBackend;
 use qlora_lora::Pass;
 
+use crate::samples::SampleRecord;
 use crate::{Loss, TrainError};
 
 /// A way of training a model `M`: supervised, by reinforcement, ...
@@ -44,6 +47,28 @@ pub trait Objective<B: TrainBackend, M: AutodiffModule<B>> {
         None
     }
 
+    /// What there is to tell of the optimizer step that was just done: asked once after each.
+    fn finish_step(&mut self) -> StepReport {
+        StepReport::default()
+    }
+
+    /// What a checkpoint has to hold of this objective beside the number of the step; `None` if nothing.
+    ///
+    /// # Errors
+    /// It can't be written down.
+    fn save_state(&self) -> Result<Option<String>, TrainError> {
+        Ok(None)
+    }
+
+    /// Goes on from what [`save_state`](Self::save_state) gave.
+    ///
+    /// # Errors
+    /// It is not what this objective writes.
+    fn restore_state(&mut self, state: &str) -> Result<(), TrainError> {
+        let _ = state;
+        Ok(())
+    }
+
     /// The model on data held out, or `None` if there is none.
     ///
     /// # Errors
@@ -52,6 +77,17 @@ pub trait Objective<B: TrainBackend, M: AutodiffModule<B>> {
         let _ = model;
         Ok(None)
     }
+}
+
+/// What an objective tells of an optimizer step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepReport {
+    /// Numbers by name, for the metrics file.
+    pub metrics: BTreeMap<String, f64>,
+    /// Completions with their rewards, for the report.
+    pub samples: Vec<SampleRecord>,
+    /// What is not as expected.
+    pub warnings: Vec<String>,
 }
 
 /// How much a batch counts.

@@ -49,8 +49,14 @@ impl Observer for ProgressDisplay {
     }
 
     fn stepped(&mut self, metrics: &StepMetrics) {
-        let message =
-            format!("loss {:.4}  lr {:.2e}  {:.0} tokens/s", metrics.loss, metrics.lr, metrics.tokens_per_s);
+        let reward = metrics.objective.get("reward").map(|reward| format!("reward {reward:.3}  "));
+        let message = format!(
+            "{}loss {:.4}  lr {:.2e}  {:.0} tokens/s",
+            reward.unwrap_or_default(),
+            metrics.loss,
+            metrics.lr,
+            metrics.tokens_per_s
+        );
         if let Some(bar) = &self.bar {
             bar.set_position(metrics.step);
             if bar.is_hidden() {

@@ -1,6 +1,7 @@
 //! `report.html`: the curves of a run in one file that needs nothing else.
 
 mod chart;
+mod table;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -9,10 +10,12 @@ use qlora_files::atomic;
 
 use crate::TrainError;
 use crate::metrics::{EvalMetrics, Record, StepMetrics};
+use crate::samples::SampleRecord;
 use chart::{Chart, Series};
 
 /// Writes the report of the records so far: a summary, curves of loss, learning rate, gradient norm and speed as
-/// inline SVG, and the configuration unless it is empty. No scripts, no network.
+/// inline SVG, what the objective tells where it tells something, the newest completions with their rewards, and the
+/// configuration unless it is empty. No scripts, no network.
 ///
 /// # Errors
 /// The file can't be written.
@@ -21,15 +24,16 @@ pub fn write_report(
     title: &str,
     config: &str,
     records: &[Record],
+    samples: &[SampleRecord],
 ) -> Result<(), TrainError> {
-    Ok(atomic::write_bytes(path, html(title, config, records))?)
+    Ok(atomic::write_bytes(path, html(title, config, records, samples))?)
 }
 
-fn html(title: &str, config: &str, records: &[Record]) -> String {
+fn html(title: &str, config: &str, records: &[Record], samples: &[SampleRecord]) -> String {
     let (mut steps, mut evaluations) = (Vec::new(), Vec::new());
     for record in records {
         match record {
-            Record::Step(metrics) => steps.push(*metrics),
+            Record::Step(metrics) => steps.push(metrics.clone()),
             Record::Evaluation(metrics) => evaluations.push(*metrics),
         }
     }
@@ -41,7 +45,11 @@ fn html(title: &str, config: &str, records: &[Record]) -> String {
     let evaluated = |name, value: fn(&EvalMetrics) -> f64| {
         Series::dots(name, evaluations.iter().map(|metrics| (metrics.step as f64, value(metrics))))
     };
-    let charts = [
+    let objective = |name: &'static str| {
+        let points = steps.iter().filter_map(|m| Some((m.step as f64, *m.objective.get(name)?)));
+        Series::line(name, points)
+    };
+    let mut charts = vec![
         Chart {
             title: "Loss",
             series: vec![curve("training", |m| m.loss), evaluated("evaluation", |m| m.eval_loss)],
@@ -51,6 +59,17 @@ fn html(title: &str, config: &str, records: &[Record]) -> String {
         Chart { title: "Gradient norm", series: vec![curve("before clipping", |m| m.grad_norm)] },
         Chart { title: "Tokens per second", series: vec![curve("tokens per second", |m| m.tokens_per_s)] },
     ];
+    if steps.iter().any(|metrics| metrics.objective.contains_key("reward")) {
+        let chart = |title, names: &[&'static str]| Chart {
+            title,
+            series: names.iter().map(|name| objective(name)).collect(),
+        };
+        charts.insert(0, chart("Reward", &["reward", "reward_std"]));
+        charts.push(chart("Entropy", &["entropy"]));
+        charts.push(chart("Divergence from the reference", &["kl"]));
+        charts.push(chart("Tokens of a completion", &["completions/mean_length"]));
+        charts.push(chart("Sampler against trainer", &["sampling/sampling_logp_difference/mean"]));
+    }
 
     let title = escape(title);
     let mut html = format!(
@@ -64,6 +83,7 @@ fn html(title: &str, config: &str, records: &[Record]) -> String {
     for chart in charts {
         html.push_str(&chart.svg());
     }
+    html.push_str(&table::samples(samples));
     if !config.is_empty() {
         let _ = writeln!(
             html,
@@ -103,12 +123,13 @@ body{font:15px/1.4 system-ui,sans-serif;max-width:860px;margin:2em auto;padding:
 th{text-align:left;padding-right:1.5em;font-weight:500}svg{width:100%;height:auto;margin:.6em 0}\
 svg text{font:12px system-ui,sans-serif;fill:#555}svg .title{font-size:14px;fill:#222}\
 svg .grid{stroke:#ddd;stroke-width:1}svg polyline{fill:none;stroke-width:1.6;stroke-linejoin:round}\
+td{vertical-align:top;padding:.2em 1em .2em 0}td.text{white-space:pre-wrap;overflow-wrap:anywhere}\
 pre{overflow:auto;background:#f5f5f5;padding:1em}\
 @media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}svg text{fill:#aaa}\
 svg .title{fill:#ddd}svg .grid{stroke:#333}pre{background:#222}}";
 
 /// Text that can stand anywhere in HTML.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

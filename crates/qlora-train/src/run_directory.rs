@@ -11,6 +11,7 @@ use crate::checkpoint::{CheckpointFolder, FoundCheckpoint};
 use crate::config::RunConfig;
 use crate::metrics::{MetricsFile, read_metrics};
 use crate::report::write_report;
+use crate::samples::read_samples;
 
 /// The directory of a run: `config.toml`, `metrics.jsonl`, `report.html` and `checkpoints/`.
 #[derive(Clone, Debug)]
@@ -85,6 +86,12 @@ impl RunDirectory {
         self.path.join("metrics.jsonl")
     }
 
+    /// `samples.jsonl`: completions with their rewards, of objectives that have such.
+    #[must_use]
+    pub fn samples_path(&self) -> PathBuf {
+        self.path.join("samples.jsonl")
+    }
+
     /// `report.html`.
     #[must_use]
     pub fn report_path(&self) -> PathBuf {
@@ -125,7 +132,7 @@ impl RunDirectory {
     /// Creates the directory with its configuration, and opens the metrics after `step`.
     pub(crate) fn open(&self, step: u64) -> Result<MetricsFile, TrainError> {
         fs::create_dir_all(&self.path).map_err(FileError::io("create", &self.path))?;
-        for path in [self.config_path(), self.metrics_path(), self.report_path()] {
+        for path in [self.config_path(), self.metrics_path(), self.samples_path(), self.report_path()] {
             atomic::recover(path)?;
         }
         if let Some(config) = &self.config {
@@ -136,7 +143,8 @@ impl RunDirectory {
 
     pub(crate) fn write_report(&self) -> Result<(), TrainError> {
         let records = read_metrics(self.metrics_path())?;
+        let samples = read_samples(self.samples_path())?;
         let (title, config) = (self.path.display().to_string(), self.config.as_deref().unwrap_or_default());
-        write_report(self.report_path(), &title, config, &records)
+        write_report(self.report_path(), &title, config, &records, &samples)
     }
 }

@@ -1,7 +1,8 @@
-//! `qlora train`: supervised fine-tuning as a TOML file says.
+//! `qlora train`: supervised fine-tuning, or reinforcement where there is a `[grpo]` section, as a TOML file says.
 
 mod data;
 mod json_lines;
+mod prompts;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -10,13 +11,13 @@ use qlora_core::burn::backend::Autodiff;
 use qlora_core::export::{PeftAdapter, SaveAdapter as _};
 use qlora_core::hub::KNOWN_MODELS;
 use qlora_core::kernels::{Compute, KernelBackend};
-use qlora_core::models::{Decoder, LoadOptions, LoraConfig, Quantization};
+use qlora_core::models::{Checkpoint, Decoder, LoadOptions, LoraConfig, Quantization};
 use qlora_core::quant::Nf4Options;
 use qlora_core::train::config::{
     AdapterConfig, BackendKind as ConfigBackend, ComputeKind as ConfigCompute, ConfigError, QuantKind,
     RunConfig,
 };
-use qlora_core::train::{Engine, EngineOptions, Interrupt, ProgressDisplay, RunDirectory};
+use qlora_core::train::{Engine, EngineOptions, Interrupt, Objective, ProgressDisplay, RunDirectory};
 use serde_json::json;
 
 use self::json_lines::JsonLines;
@@ -77,12 +78,38 @@ impl OnBackend for Train<'_> {
             AdapterConfig::Fresh(_) => None,
         };
         let checkpoint = open_checkpoint(&config.model.path)?;
-        let mut objective = data::objective(&config, &checkpoint, global.json)?;
+        let run =
+            Run { global, config: &config, directory, checkpoint: &checkpoint, initial: initial.as_ref() };
+        match &config.grpo {
+            Some(grpo) => {
+                run.train::<B, _>(prompts::objective(&config, grpo, &checkpoint, global.json)?, device)
+            }
+            None => run.train::<B, _>(data::objective(&config, &checkpoint, global.json)?, device),
+        }
+    }
+}
 
-        let compute = products::<B>(global, &config, device);
-        let options = LoadOptions { quantization: quantization(&config), compute };
-        let mut model = load_with_bar::<Autodiff<B>>(&checkpoint, options, device)?;
-        let lora = attach(&mut model, &config, initial.as_ref())?;
+/// A run whose directory, adapter and checkpoint are known to be there.
+struct Run<'a> {
+    global: &'a GlobalOptions,
+    config: &'a RunConfig,
+    directory: RunDirectory,
+    checkpoint: &'a Checkpoint,
+    initial: Option<&'a PeftAdapter>,
+}
+
+impl Run<'_> {
+    /// Loads the model and trains it on an objective, to the end or until Ctrl-C.
+    fn train<B: KernelBackend, O: Objective<Autodiff<B>, Decoder<Autodiff<B>>>>(
+        self,
+        mut objective: O,
+        device: &B::Device,
+    ) -> Result<(), Failure> {
+        let Self { global, config, directory, checkpoint, initial } = self;
+        let compute = products::<B>(global, config, device);
+        let options = LoadOptions { quantization: quantization(config), compute };
+        let mut model = load_with_bar::<Autodiff<B>>(checkpoint, options, device)?;
+        let lora = attach(&mut model, config, initial)?;
 
         let options =
             EngineOptions::new(&config.train, objective.steps_per_epoch()).for_compute::<B>(compute);
@@ -105,7 +132,7 @@ impl OnBackend for Train<'_> {
             // With its chat template: what a server needs beside the base model's weights.
             checkpoint.tokenizer()?.save(&adapter_path)?;
         }
-        tell(global, &config, &directory, &adapter_path)
+        tell(global, config, &directory, &adapter_path)
     }
 }
 

@@ -8,6 +8,7 @@ mod exporting;
 mod inspecting;
 mod program;
 mod real_model;
+mod reinforcement;
 mod tiny_gguf;
 mod tiny_model;
 mod training;

@@ -81,7 +81,7 @@ struct Steps(Rc<RefCell<Vec<StepMetrics>>>);
 
 impl Observer for Steps {
     fn stepped(&mut self, metrics: &StepMetrics) {
-        self.0.borrow_mut().push(*metrics);
+        self.0.borrow_mut().push(metrics.clone());
     }
 }
 

@@ -52,8 +52,9 @@ pub fn export_gguf_lora(
             return Err(inexpressible("an adapter with DoRA's magnitudes".to_owned()));
         }
         let name = config.family.gguf_name(&weight);
-        let name = name.ok_or_else(|| inexpressible(format!("the adapter of `{layer}`")))?;
-        let mut b = config.family.rows_to_gguf(&weight, factors.b.clone(), config);
+        let name = name.filter(|name| name.expert.is_none());
+        let name = name.ok_or_else(|| inexpressible(format!("the adapter of `{layer}`")))?.tensor;
+        let mut b = config.family.values_to_gguf(&weight, factors.b.clone(), config);
         let fold = scale * factors.rank as f64 / alpha;
         // Equal but for the rounding of √rank.
         if (fold - 1.0).abs() > 1e-6 {
@@ -68,7 +69,7 @@ pub fn export_gguf_lora(
         push("lora_b", [factors.outputs, factors.rank], b);
     }
     let mut metadata = Metadata::new();
-    metadata.insert("general.architecture", config.family.name());
+    metadata.insert("general.architecture", config.family.gguf_architecture());
     metadata.insert("general.type", "adapter");
     metadata.insert("adapter.type", "lora");
     metadata.insert("adapter.lora.alpha", alpha as f32);

@@ -1,7 +1,7 @@
 //! The metadata of a file: what the model computes, in llama.cpp's keys, and its tokenizer.
 
 use qlora_gguf::Metadata;
-use qlora_models::{DecoderConfig, RopeScaling};
+use qlora_models::{DecoderConfig, Family, RopeScaling};
 
 use super::GgufOptions;
 use crate::{ExportError, ExportSource};
@@ -21,7 +21,13 @@ pub(super) fn metadata(source: ExportSource<'_>, options: GgufOptions<'_>) -> Re
         }
     } else {
         let name = checkpoint.path().file_stem().map(|name| name.to_string_lossy().into_owned());
-        metadata.insert("general.architecture", checkpoint.config().family.name());
+        expressible(checkpoint.config()).map_err(|what| ExportError::Inexpressible {
+            path: checkpoint.path().to_owned(),
+            what,
+            form: "GGUF metadata",
+            hint: "; export to safetensors, and use llama.cpp's converter",
+        })?;
+        metadata.insert("general.architecture", checkpoint.config().family.gguf_architecture());
         metadata.insert("general.type", "model");
         metadata.insert("general.name", name.unwrap_or_default());
         architecture(&mut metadata, checkpoint.config());
@@ -37,9 +43,29 @@ pub(super) fn metadata(source: ExportSource<'_>, options: GgufOptions<'_>) -> Re
     Ok(metadata)
 }
 
+/// What of a configuration has no key here; GGUF files bring their own metadata.
+fn expressible(config: &DecoderConfig) -> Result<(), String> {
+    let family = config.family;
+    let windowed = config.layer_attention.iter().any(|layer| layer.window.is_some());
+    if !matches!(
+        family,
+        Family::Llama | Family::Mistral | Family::Qwen2 | Family::Qwen3 | Family::Gemma3 | Family::Phi3
+    ) {
+        return Err(format!("a model of the family {}", family.name()));
+    }
+    if windowed && !matches!(family, Family::Gemma3 | Family::Phi3) {
+        return Err("a sliding window".to_owned());
+    }
+    match config.rope_scaling {
+        RopeScaling::None | RopeScaling::Linear { .. } => Ok(()),
+        RopeScaling::Llama3 { .. } | RopeScaling::Divisors(_) if family == Family::Llama => Ok(()),
+        _ => Err("this rotary scaling".to_owned()),
+    }
+}
+
 /// Sizes and choices under the keys of the architecture.
 fn architecture(metadata: &mut Metadata, config: &DecoderConfig) {
-    let name = config.family.name();
+    let name = config.family.gguf_architecture();
     let key = |key: &str| format!("{name}.{key}");
     for (suffix, value) in [
         ("vocab_size", config.vocab_size),
@@ -51,13 +77,20 @@ fn architecture(metadata: &mut Metadata, config: &DecoderConfig) {
         ("attention.head_count_kv", config.kv_heads),
         ("attention.key_length", config.head_dim),
         ("attention.value_length", config.head_dim),
-        ("rope.dimension_count", config.head_dim),
+        ("rope.dimension_count", config.rotary_dim.unwrap_or(config.head_dim)),
     ] {
         // The configuration was checked: sizes are below 2^28.
         metadata.insert(key(suffix), value as u32);
     }
     metadata.insert(key("attention.layer_norm_rms_epsilon"), config.rms_norm_eps as f32);
     metadata.insert(key("rope.freq_base"), config.rope_theta as f32);
+    if let Some(window) = config.layer_attention.iter().find_map(|layer| layer.window) {
+        metadata.insert(key("attention.sliding_window"), window as u32);
+    } else if config.family == Family::Phi3 {
+        // llama.cpp asks for it; one of the context is none.
+        metadata.insert(key("attention.sliding_window"), config.max_position_embeddings as u32);
+        metadata.insert(key("rope.scaling.original_context_length"), config.max_position_embeddings as u32);
+    }
     if let RopeScaling::Linear { factor } = &config.rope_scaling {
         metadata.insert(key("rope.scaling.type"), "linear");
         metadata.insert(key("rope.scaling.factor"), *factor as f32);

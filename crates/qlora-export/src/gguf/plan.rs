@@ -22,6 +22,8 @@ struct Planned {
 enum Content {
     /// A tensor of the checkpoint by its Hugging Face name.
     Weight(String),
+    /// The tensors of all experts of a layer, by the Hugging Face name of the first.
+    Experts(String),
     /// Values that are no weights: divisors of rotary frequencies.
     Values(Vec<f32>),
 }
@@ -38,19 +40,34 @@ impl<'a> Plan<'a> {
                 form: "GGUF",
                 hint: "; llama.cpp has no such tensor for this architecture",
             })?;
-            let spec = TensorSpec::new(gguf, shape, GgmlType::F32);
-            tensors.push(Planned { spec, content: Content::Weight(name) });
+            match (gguf.expert, &config.experts) {
+                (Some(expert), Some(experts)) => {
+                    // The experts of a layer are one tensor, which the first of them stands for.
+                    if expert == 0 {
+                        let spec = TensorSpec::new(
+                            gguf.tensor,
+                            [&[experts.count], shape.as_slice()].concat(),
+                            GgmlType::F32,
+                        );
+                        tensors.push(Planned { spec, content: Content::Experts(name) });
+                    }
+                }
+                _ => {
+                    let spec = TensorSpec::new(gguf.tensor, shape, GgmlType::F32);
+                    tensors.push(Planned { spec, content: Content::Weight(name) });
+                }
+            }
         }
         if let Some(divisors) = config.rope_scaling.divisors(config.rope_theta, config.head_dim) {
             let spec = TensorSpec::new("rope_freqs.weight", [divisors.len()], GgmlType::F32);
             tensors.push(Planned { spec, content: Content::Values(divisors) });
         }
         let facts = ModelFacts {
-            architecture: config.family.name(),
+            architecture: config.family.gguf_architecture(),
             layers: config.layers,
             heads: config.heads,
             kv_heads: config.kv_heads,
-            experts: 0,
+            experts: config.experts.as_ref().map_or(0, |experts| experts.count),
         };
         let shapes: Vec<(&str, &[usize])> =
             tensors.iter().map(|tensor| (tensor.spec.name.as_str(), tensor.spec.shape.as_slice())).collect();
@@ -105,10 +122,22 @@ impl<'a> Plan<'a> {
         let importance = importance.as_deref();
         match content {
             Content::Values(values) => encode(source, spec, values, importance, out),
+            Content::Experts(first) => {
+                for expert in 0..spec.shape[0] {
+                    let name = first.replace(".experts.0.", &format!(".experts.{expert}."));
+                    let values = source.tensor(&name, &spec.shape[1..])?;
+                    let each = importance.map(|all| {
+                        let columns = all.len() / spec.shape[0];
+                        &all[expert * columns..(expert + 1) * columns]
+                    });
+                    encode(source, spec, &values, each, out)?;
+                }
+                Ok(())
+            }
             Content::Weight(name) => {
                 let config = source.checkpoint().config();
                 source.pieces(name, &spec.shape, |values| {
-                    let values = config.family.rows_to_gguf(name, values, config);
+                    let values = config.family.values_to_gguf(name, values, config);
                     encode(source, spec, &values, importance, out)
                 })
             }

@@ -18,6 +18,7 @@ const PREFIX: &str = "step-";
 const ADAPTER: &str = "adapter.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
+const OBJECTIVE: &str = "objective.json";
 const FIRST: &str = ".exp_avg";
 const SECOND: &str = ".exp_avg_sq";
 
@@ -65,10 +66,15 @@ impl CheckpointFolder {
             let adapter = checkpoint.parameters.iter().map(NamedTensor::entry);
             let first = checkpoint.first_moments.iter().flat_map(|moment| moment.entries(FIRST));
             let second = checkpoint.second_moments.iter().flat_map(|moment| moment.entries(SECOND));
-            let files = BTreeMap::from([
+            let mut files = BTreeMap::from([
                 (ADAPTER.to_string(), tensors::write(&folder.join(ADAPTER), adapter)?),
                 (OPTIMIZER.to_string(), tensors::write(&folder.join(OPTIMIZER), first.chain(second))?),
             ]);
+            if let Some(objective) = &checkpoint.objective {
+                let path = folder.join(OBJECTIVE);
+                atomic::write_bytes(&path, objective)?;
+                files.insert(OBJECTIVE.to_string(), tensors::digest(&path)?);
+            }
             let state = StateFile { format: FORMAT, state: checkpoint.state.clone(), files };
             Ok::<(), TrainError>(atomic::write_json(folder.join(STATE), &state)?)
         })?;
@@ -154,7 +160,8 @@ fn load(path: &Path) -> Result<Checkpoint, TrainError> {
     if state.format != FORMAT {
         return Err(bad(format!("its format is {}, this version reads {FORMAT}", state.format)));
     }
-    for name in [ADAPTER, OPTIMIZER] {
+    let objective = state.files.contains_key(OBJECTIVE);
+    for name in [ADAPTER, OPTIMIZER].into_iter().chain(objective.then_some(OBJECTIVE)) {
         let mut digest = String::new();
         read(tensors::digest(&path.join(name)).map(|found| digest = found))?;
         if state.files.get(name) != Some(&digest) {
@@ -172,6 +179,10 @@ fn load(path: &Path) -> Result<Checkpoint, TrainError> {
             .map_err(|reason| bad(format!("{ADAPTER}: {reason}")))?,
         first_moments: moments(FIRST)?,
         second_moments: moments(SECOND)?,
+        objective: match objective {
+            true => Some(fs::read_to_string(path.join(OBJECTIVE)).map_err(|error| bad(error.to_string()))?),
+            false => None,
+        },
     };
     let alike = |moments: &[NamedMoment]| {
         moments.len() == checkpoint.parameters.len()

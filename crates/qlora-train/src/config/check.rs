@@ -27,6 +27,7 @@ pub(super) fn run_config(mut reader: Reader) -> Result<RunConfig, ConfigError> {
     let seed = train.as_ref().map_or(0, |train| train.seed);
     let token_budget = train.as_ref().is_some_and(|train| train.tokens_per_batch.is_some());
     let data = data(&mut reader, seed, token_budget);
+    let grpo = super::grpo::grpo(&mut reader, train.as_ref(), data.as_ref());
     let output = reader.required("output", "dir", "the directory for results", path);
     let config = model.zip(lora).zip(data.zip(train)).zip(output);
     let config = config.map(|(((model, lora), (data, train)), dir)| RunConfig {
@@ -35,6 +36,7 @@ pub(super) fn run_config(mut reader: Reader) -> Result<RunConfig, ConfigError> {
         lora,
         data,
         train,
+        grpo,
         output: OutputConfig { dir },
     });
     reader.finish(config)
@@ -351,18 +353,18 @@ pub(super) fn number(value: &Value) -> Option<f64> {
     number.is_finite().then_some(number)
 }
 
-fn positive(value: &Value) -> Option<f64> {
+pub(super) fn positive(value: &Value) -> Option<f64> {
     number(value).filter(|&number| number > 0.0)
 }
 
-fn non_negative(value: &Value) -> Option<f64> {
+pub(super) fn non_negative(value: &Value) -> Option<f64> {
     number(value).filter(|&number| number >= 0.0)
 }
 
-fn count(value: &Value, least: usize) -> Option<usize> {
+pub(super) fn count(value: &Value, least: usize) -> Option<usize> {
     value.as_integer().and_then(|whole| usize::try_from(whole).ok()).filter(|&whole| whole >= least)
 }
 
-fn seed(value: &Value) -> Option<u64> {
+pub(super) fn seed(value: &Value) -> Option<u64> {
     value.as_integer().and_then(|whole| u64::try_from(whole).ok())
 }

@@ -97,6 +97,18 @@ impl Reader {
         self.problems.push(Problem { place, key: key.to_string(), message });
     }
 
+    /// Whether a section was given, with keys or without. It is known from now on.
+    pub(super) fn has_section(&mut self, section: &'static str) -> bool {
+        self.known.entry(section).or_default();
+        self.entries.keys().any(|(name, _)| name == section)
+    }
+
+    /// Where the keys of a section that were not asked for yet were given.
+    pub(super) fn places(&self, section: &str) -> BTreeMap<String, Place> {
+        let of_section = self.entries.iter().filter(|((name, _), _)| name == section);
+        of_section.map(|((_, key), entry)| (key.clone(), entry.place)).collect()
+    }
+
     /// The raw value of a key, which from now on is known.
     pub(super) fn take(&mut self, section: &'static str, key: &'static str) -> Option<Entry> {
         self.known.entry(section).or_default().insert(key);
@@ -152,6 +164,15 @@ impl Reader {
             choices.iter().find(|(choice, _)| *choice == word).map(|&(_, meaning)| meaning)
         };
         self.optional(section, key, &expected, word).unwrap_or(default)
+    }
+
+    /// Refuses a key of the peers that has another name here.
+    pub(super) fn unsupported(&mut self, section: &'static str, key: &'static str, instead: &str) {
+        if let Some(Entry { value, place }) = self.take(section, key)
+            && value != Value::Boolean(false)
+        {
+            self.problem(place, &format!("{section}.{key}"), format!("not supported; {instead}"));
+        }
     }
 
     /// The checked configuration, if nothing was wrong and nothing is left over.

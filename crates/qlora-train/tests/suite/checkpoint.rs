@@ -40,7 +40,7 @@ fn checkpoint(step: u64) -> Checkpoint {
         data: "abc".to_string(),
     };
     let (parameters, first, second) = (tensors(step as f32), moments(1e-30), moments(-0.0));
-    Checkpoint { state, parameters, first_moments: first, second_moments: second }
+    Checkpoint { state, parameters, first_moments: first, second_moments: second, objective: None }
 }
 
 #[test]

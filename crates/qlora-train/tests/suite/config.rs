@@ -136,7 +136,7 @@ dir = "x"
         "run.toml:19: train.checkpointing: \"all\" given, expected one of \"none\", \"layers\", \"offload\"",
         "run.toml:20: train.schedule: \"linear\" has no parameter `cycles`",
         "run.toml:21: train.clip: nan given",
-        "run.toml:23: outputs.dir: unknown section; there are [data], [device], [lora], [model], [output], [train]",
+        "run.toml:23: outputs.dir: unknown section; there are [data], [device], [grpo], [lora], [model], [output], [train]",
         "run.toml:24: empty: unknown section",
         "run.toml: data.train: missing; set it to the file with the rows",
         "run.toml: output.dir: missing",

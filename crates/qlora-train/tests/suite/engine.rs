@@ -29,7 +29,7 @@ impl Observer for Recorder {
     }
 
     fn stepped(&mut self, metrics: &StepMetrics) {
-        self.steps.borrow_mut().push(*metrics);
+        self.steps.borrow_mut().push(metrics.clone());
         self.events.borrow_mut().push(format!("step {}", metrics.step));
     }
 
@@ -72,7 +72,7 @@ fn the_loss_of_a_step_is_the_weighted_mean_over_all_its_tokens() {
     let mut objective = objective(&config, data.clone());
     let summary =
         engine(&config, &objective).with_observer(recorder.clone()).run(&mut model, &mut objective).unwrap();
-    let step = recorder.steps.borrow()[0];
+    let step = recorder.steps.borrow()[0].clone();
     assert!((step.loss - sum / weight).abs() < 1e-6, "{} is not {}", step.loss, sum / weight);
     let tokens: usize = data.samples().iter().map(Sample::len).sum();
     let trained: usize = data.samples().iter().map(Sample::trained_tokens).sum();

@@ -114,7 +114,7 @@ fn overflowing_steps_are_skipped_until_the_scale_fits() {
     assert!(parameters(&model).iter().all(|value| value.is_finite()));
     // A skipped step has no norm, also when it is read back.
     let records = read_metrics(folder.path().join("metrics.jsonl")).unwrap();
-    let Record::Step(read) = records[0] else { panic!("the first line is a step") };
+    let Record::Step(read) = &records[0] else { panic!("the first line is a step") };
     assert!(read.grad_norm.is_nan() && read.skipped_steps == Some(1));
     assert!(
         std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap().contains("\"grad_norm\":null")

@@ -5,6 +5,7 @@ use std::fs;
 use qlora_train::TrainError;
 use qlora_train::metrics::{EvalMetrics, MetricsFile, Record, StepMetrics, read_metrics};
 use qlora_train::report::write_report;
+use qlora_train::samples::SampleRecord;
 
 fn step(step: u64) -> Record {
     Record::Step(StepMetrics {
@@ -19,6 +20,10 @@ fn step(step: u64) -> Record {
         memory: (step > 1).then_some(512.0),
         loss_scale: (step > 1).then_some(65536.0),
         skipped_steps: (step > 1).then_some(1),
+        objective: match step {
+            1 => [].into(),
+            _ => [("reward".to_string(), 0.1 * step as f64), ("kl".to_string(), 1e-3)].into(),
+        },
     })
 }
 
@@ -87,22 +92,29 @@ fn a_report_stands_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("report.html");
     let records: Vec<Record> = (1..=2000).map(step).chain([evaluation(1000), evaluation(2000)]).collect();
-    write_report(&path, "runs/<first> & \"co\"", "path = \"<a>\"", &records).unwrap();
+    let samples = [SampleRecord {
+        completion: "<b>4</b>".to_string(),
+        rewards: [("correct".to_string(), Some(0.5)), ("form".to_string(), None)].into(),
+        ..SampleRecord::default()
+    }];
+    write_report(&path, "runs/<first> & \"co\"", "path = \"<a>\"", &records, &samples).unwrap();
     let html = fs::read_to_string(&path).unwrap();
     for expected in [
         "<h1>runs/&lt;first&gt; &amp; &quot;co&quot;</h1>",
         "path = &quot;&lt;a&gt;&quot;",
         "2.0000 to 0.0010",
         "step 1000: 1.25",
+        "<th>correct</th><th>form</th>",
+        "&lt;b&gt;4&lt;/b&gt;</td><td>0.500</td><td>none</td>",
     ] {
         assert!(html.contains(expected), "{expected} is not in the report");
     }
-    assert_eq!(html.matches("<svg").count(), 5);
+    assert_eq!(html.matches("<svg").count(), 7);
     assert_eq!(html.matches("<svg").count(), html.matches("</svg>").count());
     for outside in ["<script", "http", "src=", "NaN"] {
         assert!(!html.contains(outside), "{outside} is in the report");
     }
-    assert!(html.len() < 200_000, "{} bytes", html.len());
-    write_report(&path, "empty", "", &[]).unwrap();
+    assert!(html.len() < 300_000, "{} bytes", html.len());
+    write_report(&path, "empty", "", &[], &[]).unwrap();
     assert!(!fs::read_to_string(&path).unwrap().contains("<svg"));
 }
