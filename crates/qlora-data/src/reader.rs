@@ -3,6 +3,7 @@
 mod csv_rows;
 mod json_list;
 mod jsonl;
+#[cfg(feature = "parquet")]
 mod parquet_rows;
 mod text;
 
@@ -68,7 +69,13 @@ pub(crate) type RawRows = Box<dyn Iterator<Item = Result<RawRow, Error>> + Send>
 pub(crate) fn open(file: &SourceFile, split: Option<TextSplit>) -> Result<RawRows, Error> {
     let path = &file.path;
     match file.format {
+        #[cfg(feature = "parquet")]
         FileFormat::Parquet => parquet_rows::open(path),
+        #[cfg(not(feature = "parquet"))]
+        FileFormat::Parquet => Err(file_error(
+            path,
+            "is Parquet, which this build does not read; build with `--features parquet`",
+        )),
         FileFormat::Jsonl => Ok(Box::new(lines(plain(path)?, path))),
         FileFormat::Json => json_list::open(plain(path)?, path),
         FileFormat::Csv => csv_rows::open(plain(path)?, path, b','),

@@ -2,17 +2,24 @@
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+#[cfg(feature = "parquet")]
 use parquet::basic::{Compression as Codec, ZstdLevel};
+#[cfg(feature = "parquet")]
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+#[cfg(feature = "parquet")]
 use parquet::file::properties::WriterProperties;
+#[cfg(feature = "parquet")]
 use parquet::file::writer::SerializedFileWriter;
+#[cfg(feature = "parquet")]
 use parquet::schema::parser::parse_message_type;
 use proptest::prelude::*;
 use qlora_data::{FileFormat, OnBadRow, Record, Records, Row, Source, Sources, TextSplit};
 use qlora_hub::Silent;
+#[cfg(feature = "parquet")]
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::Path;
+#[cfg(feature = "parquet")]
 use std::sync::Arc;
 
 fn read_source(source: Source) -> Result<Vec<(String, Record)>, String> {
@@ -130,6 +137,7 @@ fn a_line_or_a_quote_without_end_does_not_fill_the_memory() {
 }
 
 /// `prompt`, `completion`, a number, and a list of numbers.
+#[cfg(feature = "parquet")]
 fn parquet_file(codec: Codec) -> Vec<u8> {
     let schema =
         "message rows { required binary prompt (UTF8); optional binary completion (UTF8); required int64 n;
@@ -158,6 +166,14 @@ fn parquet_file(codec: Codec) -> Vec<u8> {
 }
 
 #[test]
+#[cfg(not(feature = "parquet"))]
+fn parquet_is_a_feature() {
+    let error = read("d.parquet", "PAR1").unwrap_err();
+    assert!(error.contains("build with `--features parquet`"), "{error}");
+}
+
+#[test]
+#[cfg(feature = "parquet")]
 fn parquet() {
     for codec in [
         Codec::UNCOMPRESSED,
@@ -279,6 +295,7 @@ proptest! {
     }
 
     #[test]
+    #[cfg(feature = "parquet")]
     fn damaged_parquet_never_panics(changes in prop::collection::vec((any::<usize>(), any::<u8>()), 1..6), cut: usize, packed: bool) {
         let codec = if packed { Codec::SNAPPY } else { Codec::UNCOMPRESSED };
         survives("d.parquet", &damaged(parquet_file(codec), &changes, if packed { 0 } else { cut % 3 }));
