@@ -1,4 +1,5 @@
 use crate::Sample;
+use std::borrow::Borrow;
 
 /// Sequences one after another, without padding, shifted for next-token prediction.
 ///
@@ -22,8 +23,8 @@ impl Batch {
     /// # Panics
     /// When a sample is empty.
     #[must_use]
-    pub fn from_samples(samples: &[&Sample]) -> Self {
-        let tokens = samples.iter().map(|sample| sample.len()).sum();
+    pub fn from_samples(samples: &[impl Borrow<Sample>]) -> Self {
+        let tokens = samples.iter().map(|sample| sample.borrow().len()).sum();
         let mut batch = Self {
             ids: Vec::with_capacity(tokens),
             targets: Vec::with_capacity(tokens),
@@ -31,6 +32,7 @@ impl Batch {
             lengths: Vec::with_capacity(samples.len()),
         };
         for sample in samples {
+            let sample: &Sample = sample.borrow();
             assert!(!sample.is_empty(), "a sample without tokens (line {})", sample.line);
             batch.ids.extend_from_slice(&sample.ids);
             batch.targets.extend_from_slice(&sample.ids[1..]);

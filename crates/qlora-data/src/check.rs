@@ -39,7 +39,7 @@ impl Default for CheckOptions {
     }
 }
 
-/// Checks the rows of some JSONL files and, against them, those of held-out files.
+/// Checks the rows of some files and, against them, those of held-out files.
 ///
 /// Without an encoder only what needs no tokens is checked. Memory grows by some 450 bytes a row, whatever its
 /// length.

@@ -1,13 +1,17 @@
-use crate::jsonl::{Line, Lines};
-use crate::row::{self, ParsedRow};
-use crate::{DatasetReport, Encoded, Encoder, Error, Remarks, RowProblem, RowShape, Sample, SkippedRow};
-use rayon::prelude::*;
+use crate::keyed_hash::{is_within, keyed_hash};
+use crate::pipeline::{EncodedRow, Outcome, Pipeline};
+use crate::token_store::{Record, TokenStore};
+use crate::{
+    Augmentation, DataPlan, DatasetReport, Encoder, Error, Location, Position, Remarks, RowProblem, RowShape,
+    Sample, SkippedRow, Source, Sources, reader,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What happens to a row that cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -47,16 +51,34 @@ pub struct DatasetOptions {
 }
 
 /// Samples in the order of their rows, and a report about them.
-#[derive(Debug, Clone, PartialEq)]
+///
+/// Ids and weights lie packed in memory, beyond 128 MiB in a temporary file that vanishes with the data set; a
+/// sample is unpacked when it is asked for. Cloning is cheap.
+#[derive(Debug, Clone)]
 pub struct Dataset {
-    samples: Vec<Sample>,
+    store: Arc<TokenStore>,
+    /// One per sample; rows that stand several times in an epoch have several.
+    records: Arc<[Record]>,
+    files: Arc<[Arc<PathBuf>]>,
     report: DatasetReport,
 }
 
-/// Bytes of a file that are tokenized at a time, by all threads together.
-const CHUNK_BYTES: usize = 4 << 20;
-
 impl Dataset {
+    /// Reads files of any format and shape: a path, a pattern, a folder, or
+    /// `hf://datasets/organisation/name/..`, one or several; see [`Source`].
+    ///
+    /// # Errors
+    /// [`Error::Source`] when there are no files or their format can't be told; [`Error::File`] for a damaged
+    /// file; else as [`from_jsonl`](Self::from_jsonl).
+    pub fn open(
+        sources: impl Into<Sources>,
+        encoder: &Encoder,
+        options: &DatasetOptions,
+    ) -> Result<Self, Error> {
+        let (dataset, _) = DataPlan::new(sources).open(encoder, options, &mut qlora_hub::Silent)?;
+        Ok(dataset)
+    }
+
     /// Reads a JSONL file: one JSON object per line, UTF-8 with or without a byte order mark; blank lines are
     /// passed over.
     ///
@@ -78,42 +100,75 @@ impl Dataset {
     /// # Errors
     /// As [`from_jsonl`](Self::from_jsonl).
     pub fn from_reader(
-        reader: impl BufRead,
+        reader: impl BufRead + Send,
         name: impl AsRef<Path>,
         encoder: &Encoder,
         options: &DatasetOptions,
     ) -> Result<Self, Error> {
-        let mut builder = Builder::new(name.as_ref(), options);
-        let mut lines = Lines::new(reader);
-        while !lines.at_end() {
-            let chunk = lines
-                .read_chunk(CHUNK_BYTES)
-                .map_err(|source| Error::Read { path: name.as_ref().to_owned(), source })?;
-            let rows: Vec<(usize, EncodedRow)> =
-                chunk.par_iter().map(|line| (line.number, encode_line(line, encoder, options))).collect();
-            for (line, row) in rows {
-                builder.add(line, row)?;
-            }
-        }
+        let mut rows = reader::lines(reader, name.as_ref());
+        let pipeline = Pipeline {
+            source: &Source::new(""),
+            file: 0,
+            encoder,
+            options,
+            augmentation: &Augmentation::default(),
+            split: None,
+        };
+        let mut builder = Builder::new(vec![name.as_ref().to_owned()], options);
+        pipeline.run(&mut rows, &mut |row| builder.add(row))?;
         builder.finish()
     }
 
     /// Samples made elsewhere.
     ///
     /// # Errors
-    /// [`Error::Empty`] when there are none.
+    /// [`Error::Empty`] when there are none; [`Error::Spill`].
     pub fn from_samples(samples: Vec<Sample>) -> Result<Self, Error> {
         if samples.is_empty() {
             return Err(Error::Empty { path: "<samples>".into() });
         }
-        let report = report_of(&samples);
-        Ok(Self { samples, report })
+        let options = DatasetOptions::default();
+        let mut builder = Builder::new(Vec::new(), &options);
+        for sample in samples {
+            builder.keep(&sample, Position::line(sample.line))?;
+        }
+        builder.finish()
     }
 
-    /// The samples.
+    /// A copy of all samples. [`iter`](Self::iter) needs the memory of one.
     #[must_use]
-    pub fn samples(&self) -> &[Sample] {
-        &self.samples
+    pub fn samples(&self) -> Vec<Sample> {
+        self.iter().collect()
+    }
+
+    /// The samples, one after another.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Sample> + '_ {
+        self.records.iter().map(|record| self.store.get(record))
+    }
+
+    /// The number of tokens of each sample; unpacks nothing.
+    pub fn lengths(&self) -> impl ExactSizeIterator<Item = usize> + '_ {
+        self.records.iter().map(Record::len)
+    }
+
+    /// One sample.
+    ///
+    /// # Panics
+    /// When the index is not below [`len`](Self::len), or the disk with the temporary file fails.
+    #[must_use]
+    pub fn sample(&self, index: usize) -> Sample {
+        self.store.get(&self.records[index])
+    }
+
+    /// Where the row of a sample stands; `None` for samples from no file.
+    ///
+    /// # Panics
+    /// When the index is not below [`len`](Self::len).
+    #[must_use]
+    pub fn location(&self, index: usize) -> Option<Location> {
+        let record = &self.records[index];
+        let path = self.files.get(record.file as usize)?;
+        Some(Location { path: Arc::clone(path), position: record.position })
     }
 
     /// Counts of rows, tokens, and of what was skipped or noticed.
@@ -126,7 +181,7 @@ impl Dataset {
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a data set is never empty")]
     pub fn len(&self) -> usize {
-        self.samples.len()
+        self.records.len()
     }
 
     /// The samples at some indices, for [`Batch::from_samples`](crate::Batch::from_samples).
@@ -134,8 +189,8 @@ impl Dataset {
     /// # Panics
     /// When an index is not below [`len`](Self::len).
     #[must_use]
-    pub fn select(&self, indices: &[usize]) -> Vec<&Sample> {
-        indices.iter().map(|&index| &self.samples[index]).collect()
+    pub fn select(&self, indices: &[usize]) -> Vec<Sample> {
+        indices.iter().map(|&index| self.sample(index)).collect()
     }
 
     /// SHA-256 of the ids and weights of all samples, in hexadecimal: equal exactly when training would see
@@ -143,7 +198,7 @@ impl Dataset {
     #[must_use]
     pub fn content_hash(&self) -> String {
         let mut hash = Sha256::new();
-        for sample in &self.samples {
+        for sample in self.iter() {
             hash.update((sample.len() as u64).to_le_bytes());
             sample.ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
             sample.weights.iter().for_each(|weight| hash.update(weight.to_bits().to_le_bytes()));
@@ -152,54 +207,20 @@ impl Dataset {
     }
 }
 
-/// A line after tokenization: its shape where it could be read, its keys that mean nothing, and the sample.
-struct EncodedRow {
-    shape: Option<RowShape>,
-    ignored_keys: Vec<String>,
-    outcome: Result<Outcome, RowProblem>,
-}
-
-struct Outcome {
-    encoded: Encoded,
-    truncated: bool,
-}
-
-fn encode_line(line: &Line, encoder: &Encoder, options: &DatasetOptions) -> EncodedRow {
-    match line.parse().and_then(|value| row::parse(value, options.shape)) {
-        Err(problem) => EncodedRow { shape: None, ignored_keys: Vec::new(), outcome: Err(problem) },
-        Ok(ParsedRow { row, shape, ignored_keys }) => {
-            let outcome = encoder
-                .encode(&row, line.number)
-                .and_then(|encoded| fit(encoded, options.max_length, options.on_long));
-            EncodedRow { shape: Some(shape), ignored_keys, outcome }
-        }
-    }
-}
-
-fn fit(mut encoded: Encoded, max_length: Option<usize>, on_long: OnLong) -> Result<Outcome, RowProblem> {
-    let tokens = encoded.sample.len();
-    let limit = max_length.unwrap_or(usize::MAX);
-    let truncated = tokens > limit;
-    if truncated {
-        if on_long != OnLong::Truncate {
-            return Err(RowProblem::TooLong { tokens, limit });
-        }
-        encoded.sample.ids.truncate(limit);
-        encoded.sample.weights.truncate(limit);
-        if encoded.sample.trained_tokens() == 0 {
-            return Err(RowProblem::Untrained { reason: "max_length cuts all trained tokens off; raise it" });
-        }
-    }
-    Ok(Outcome { encoded, truncated })
-}
-
-struct Builder<'a> {
-    path: &'a Path,
+/// Gathers the samples of files that are read one after another.
+pub(crate) struct Builder<'a> {
+    files: Vec<Arc<PathBuf>>,
     options: &'a DatasetOptions,
+    file: u32,
     rows: usize,
-    /// Line and shape of the first row that has one.
-    first: Option<(usize, RowShape)>,
-    samples: Vec<Sample>,
+    /// Place and shape of the first row of the file that has one.
+    first: Option<(Position, RowShape)>,
+    /// The shapes of files.
+    shapes: Vec<RowShape>,
+    store: TokenStore,
+    records: Vec<Record>,
+    /// The first sample of the source.
+    source_start: usize,
     truncated: usize,
     skipped_long: usize,
     skipped_untrained: usize,
@@ -210,13 +231,17 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(path: &'a Path, options: &'a DatasetOptions) -> Self {
+    pub(crate) fn new(files: Vec<PathBuf>, options: &'a DatasetOptions) -> Self {
         Self {
-            path,
+            files: files.into_iter().map(Arc::new).collect(),
             options,
+            file: 0,
             rows: 0,
             first: None,
-            samples: Vec::new(),
+            shapes: Vec::new(),
+            store: TokenStore::new(),
+            records: Vec::new(),
+            source_start: 0,
             truncated: 0,
             skipped_long: 0,
             skipped_untrained: 0,
@@ -227,13 +252,43 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn add(&mut self, line: usize, row: EncodedRow) -> Result<(), Error> {
+    pub(crate) fn begin_source(&mut self) {
+        self.source_start = self.records.len();
+    }
+
+    pub(crate) fn begin_file(&mut self, file: u32) {
+        self.file = file;
+        self.first = None;
+    }
+
+    /// Lets the samples of the source stand `repeat` times; of a fraction, those whose hash is low.
+    pub(crate) fn repeat_source(&mut self, repeat: f64, seed: u64) {
+        let once = self.records.split_off(self.source_start);
+        for _ in 0..repeat as usize {
+            self.records.extend_from_slice(&once);
+        }
+        let rest = repeat.fract();
+        let chosen = once.into_iter().filter(|record| {
+            let key = [u64::from(record.file).to_le_bytes(), (record.position.number as u64).to_le_bytes()];
+            is_within(keyed_hash(seed, "repeat", &key.concat()), rest)
+        });
+        self.records.extend(chosen);
+    }
+
+    fn path(&self) -> PathBuf {
+        self.files.get(self.file as usize).map_or_else(PathBuf::new, |path| path.to_path_buf())
+    }
+
+    pub(crate) fn add(&mut self, row: EncodedRow) -> Result<(), Error> {
         self.rows += 1;
+        let line = row.position;
         if let Some(other) = row.shape {
+            if self.first.is_none() && !self.shapes.contains(&other) {
+                self.shapes.push(other);
+            }
             let (first_line, first) = *self.first.get_or_insert((line, other));
             if first != other {
-                let path = self.path.to_owned();
-                return Err(Error::MixedShapes { path, first_line, first, line, other });
+                return Err(Error::MixedShapes { path: self.path(), first_line, first, line, other });
             }
         }
         for key in row.ignored_keys {
@@ -243,14 +298,18 @@ impl<'a> Builder<'a> {
             Ok(Outcome { encoded, truncated }) => {
                 self.truncated += usize::from(truncated);
                 self.remarks += encoded.remarks;
-                self.samples.push(encoded.sample);
-                Ok(())
+                self.keep(&encoded.sample, line)
             }
             Err(problem) => self.skip(line, problem),
         }
     }
 
-    fn skip(&mut self, line: usize, problem: RowProblem) -> Result<(), Error> {
+    fn keep(&mut self, sample: &Sample, position: Position) -> Result<(), Error> {
+        self.records.push(self.store.push(sample, position, self.file)?);
+        Ok(())
+    }
+
+    fn skip(&mut self, line: Position, problem: RowProblem) -> Result<(), Error> {
         let (skipped, counter) = match problem {
             RowProblem::TooLong { .. } => (self.options.on_long == OnLong::Skip, &mut self.skipped_long),
             RowProblem::Untrained { .. } => {
@@ -259,42 +318,54 @@ impl<'a> Builder<'a> {
             _ => (self.options.on_bad_row == OnBadRow::Skip, &mut self.skipped_bad),
         };
         if !skipped {
-            return Err(Error::Row { path: self.path.to_owned(), line, problem: Box::new(problem) });
+            return Err(Error::Row { path: self.path(), line, problem: Box::new(problem) });
         }
         *counter += 1;
         if self.first_skipped.is_none() {
-            self.first_skipped = Some(SkippedRow { line, problem: problem.to_string() });
+            let place = match self.files.len() {
+                0 | 1 => line.to_string(),
+                _ => format!("{}, {line}", self.path().display()),
+            };
+            self.first_skipped = Some(SkippedRow { line: line.number, place, problem: problem.to_string() });
         }
         Ok(())
     }
 
-    fn finish(self) -> Result<Dataset, Error> {
-        let path = || self.path.to_owned();
-        if self.samples.is_empty() {
+    pub(crate) fn finish(self) -> Result<Dataset, Error> {
+        if self.records.is_empty() {
+            let path = match &self.files[..] {
+                [] => PathBuf::from("<samples>"),
+                [first] => first.to_path_buf(),
+                [first, others @ ..] => format!("{} and {} more", first.display(), others.len()).into(),
+            };
             return Err(match self.first_skipped {
-                None => Error::Empty { path: path() },
-                Some(SkippedRow { line, problem }) => {
-                    Error::NothingLeft { path: path(), rows: self.rows, line, problem }
+                None => Error::Empty { path },
+                Some(SkippedRow { place, problem, .. }) => {
+                    Error::NothingLeft { path, rows: self.rows, line: place, problem }
                 }
             });
         }
-        let report = DatasetReport {
-            shape: self.first.map(|(_, shape)| shape),
-            rows: self.rows,
-            truncated: self.truncated,
-            skipped_long: self.skipped_long,
-            skipped_untrained: self.skipped_untrained,
-            skipped_bad: self.skipped_bad,
-            first_skipped: self.first_skipped,
-            ignored_keys: self.ignored_keys,
-            remarks: self.remarks,
-            ..report_of(&self.samples)
+        let trained = self.records.iter().map(Record::trained_tokens).sum();
+        let mut report = DatasetReport::of_lengths(self.records.iter().map(Record::len).collect(), trained);
+        if !self.files.is_empty() {
+            report.rows = self.rows;
+        }
+        report.shape = match self.shapes[..] {
+            [shape] => Some(shape),
+            _ => None,
         };
-        Ok(Dataset { samples: self.samples, report })
+        report.truncated = self.truncated;
+        report.skipped_long = self.skipped_long;
+        report.skipped_untrained = self.skipped_untrained;
+        report.skipped_bad = self.skipped_bad;
+        report.first_skipped = self.first_skipped;
+        report.ignored_keys = self.ignored_keys;
+        report.remarks = self.remarks;
+        Ok(Dataset {
+            store: Arc::new(self.store),
+            records: self.records.into(),
+            files: self.files.into(),
+            report,
+        })
     }
-}
-
-fn report_of(samples: &[Sample]) -> DatasetReport {
-    let trained = samples.iter().map(Sample::trained_tokens).sum();
-    DatasetReport::of_lengths(samples.iter().map(Sample::len).collect(), trained)
 }

@@ -1,4 +1,4 @@
-use crate::RowShape;
+use crate::{Position, RowShape};
 use std::path::PathBuf;
 
 /// Why a data set could not be made or sampled.
@@ -13,31 +13,75 @@ pub enum Error {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// The file as a whole is not what it should be.
+    #[error("{}: {problem}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// A source names no files.
+    #[error("{source_path}: {problem}")]
+    Source {
+        /// The source, as it was named.
+        source_path: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// A data set of the hub could not be had.
+    #[error(transparent)]
+    Hub {
+        /// Why.
+        source: Box<qlora_hub::HubError>,
+    },
+    /// Token ids could not be kept in a temporary file.
+    #[error("cannot write token ids to a temporary file: {source}; set TMPDIR to a folder with space")]
+    Spill {
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file could not be written.
+    #[error(transparent)]
+    Write {
+        /// Why.
+        source: qlora_files::Error,
+    },
+    /// An option has a value that means nothing.
+    #[error("{option} is {found}: expected {expected}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
     /// A row cannot be used.
-    #[error("{}, line {line}: {problem}", path.display())]
+    #[error("{}, {line}: {problem}", path.display())]
     Row {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
-        line: usize,
+        /// The place in it.
+        line: Position,
         /// What is wrong with the row.
         problem: Box<RowProblem>,
     },
     /// Two rows of one file have different shapes.
     #[error(
-        "{}: line {first_line} has the shape {first}, but line {line} has the shape {other}; \
+        "{}: {first_line} has the shape {first}, but {line} has the shape {other}; \
          put the rows of each shape into a file of their own",
         path.display()
     )]
     MixedShapes {
         /// The file.
         path: PathBuf,
-        /// The line of the first row.
-        first_line: usize,
+        /// The place of the first row.
+        first_line: Position,
         /// Its shape.
         first: RowShape,
-        /// The line of the first row that differs.
-        line: usize,
+        /// The place of the first row that differs.
+        line: Position,
         /// Its shape.
         other: RowShape,
     },
@@ -48,14 +92,14 @@ pub enum Error {
         path: PathBuf,
     },
     /// Every row was skipped.
-    #[error("{}: none of the {rows} rows can be used; the first problem, in line {line}: {problem}", path.display())]
+    #[error("{}: none of the {rows} rows can be used; the first problem, in {line}: {problem}", path.display())]
     NothingLeft {
         /// The file.
         path: PathBuf,
         /// How many rows there are.
         rows: usize,
-        /// The line of the first skipped row.
-        line: usize,
+        /// The place of the first skipped row.
+        line: String,
         /// Why it was skipped.
         problem: String,
     },
@@ -117,13 +161,19 @@ pub enum RowProblem {
         hint: &'static str,
     },
     /// The row has none of the known shapes.
-    #[error("expected `messages`, or `prompt` and `completion`, or `input_ids`; found the keys {keys:?}")]
+    #[error(
+        "expected `messages`, `conversations`, `instruction` and `output`, `prompt` and `completion`, `chosen` and \
+         `rejected`, `prompt`, `text`, or `input_ids`; found the keys {keys:?}; map others by `columns`"
+    )]
     UnknownShape {
         /// The keys of the row.
         keys: Vec<String>,
     },
     /// The row has the keys of several shapes.
-    #[error("the row could be {first} or {second}; name the shape of the file")]
+    #[error(
+        "the row could be {first} or {second}; name the shape of the file: shape = \"{}\" or \"{}\"",
+        first.name(), second.name()
+    )]
     AmbiguousShape {
         /// One shape.
         first: RowShape,
@@ -139,6 +189,56 @@ pub enum RowProblem {
         expected: &'static str,
         /// What does.
         found: String,
+    },
+    /// A turn of a conversation is not understood.
+    #[error("turn {index}: {problem}")]
+    Turn {
+        /// Position of the turn, from 0.
+        index: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A column that `columns` or a template names is not there.
+    #[error("the column {column:?} is missing or empty; the row has {keys:?}")]
+    Column {
+        /// The column.
+        column: String,
+        /// The columns of the row.
+        keys: Vec<String>,
+    },
+    /// The row has more or fewer cells than the table has columns.
+    #[error(
+        "expected {expected} cells, as many as columns, found {found}; quote cells that hold the delimiter"
+    )]
+    Cells {
+        /// Columns of the table.
+        expected: usize,
+        /// Cells of the row.
+        found: usize,
+    },
+    /// More bytes than any row should have.
+    #[error("larger than {limit} bytes; is a line end or a bracket missing?")]
+    TooLarge {
+        /// The limit.
+        limit: usize,
+    },
+    /// A document of white space.
+    #[error("the document is empty")]
+    BlankDocument,
+    /// The better and the worse answer are one.
+    #[error("`chosen` and `rejected` are equal; remove the row")]
+    SamePreference,
+    /// A row that supervised fine-tuning cannot use.
+    #[error("rows with {shape} are not for supervised fine-tuning; expected something to imitate")]
+    NotSupervised {
+        /// The shape.
+        shape: RowShape,
+    },
+    /// A row that has no text to write.
+    #[error("rows with {shape} have no text and can't be converted")]
+    NoText {
+        /// The shape.
+        shape: RowShape,
     },
     /// The tokenizer or the chat template refused the row.
     #[error("{source}")]

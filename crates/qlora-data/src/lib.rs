@@ -8,7 +8,7 @@
 //! let tokenizer = Arc::new(qlora_text::Tokenizer::from_directory("model/")?);
 //! let encoder = Encoder::new(tokenizer);
 //! let options = DatasetOptions { max_length: Some(2048), ..DatasetOptions::default() };
-//! let dataset = Dataset::from_jsonl("train.jsonl", &encoder, &options)?;
+//! let dataset = Dataset::open("train.jsonl", &encoder, &options)?;
 //! println!("{}", dataset.report());
 //!
 //! let mut sampler = Sampler::shuffled(dataset.len(), 8, 42)?;
@@ -20,7 +20,9 @@
 //!
 //! | step | type |
 //! |---|---|
-//! | a line of JSON, read as one of three shapes | [`Row`], [`RowShape`] |
+//! | files of any format, here or on the hub | [`Source`], [`FileFormat`] |
+//! | a row, read as one of eight shapes | [`Record`], [`Row`], [`RowShape`], [`Records`] |
+//! | rows renamed, varied, joined, mixed, split | [`ColumnTemplate`], [`Augmentation`], [`EvalSplit`], [`DataPlan`] |
 //! | a row as ids and loss weights | [`Encoder`], [`TrainOn`], [`Sample`] |
 //! | a file, checked and counted | [`Dataset`], [`DatasetOptions`], [`DatasetReport`] |
 //! | which samples come next, by rows or by tokens | [`Sampler`], [`SamplerState`], [`Packing`] |
@@ -30,27 +32,55 @@
 //! Nothing is silent: a row that is damaged, too long, or without a trained token is an error, or is skipped
 //! and counted when the options say so.
 
+mod augmentation;
 mod batch;
 pub mod check;
+mod column_template;
+mod convert;
+mod data_plan;
 mod dataset;
 mod encoder;
 mod error;
-mod jsonl;
+mod eval_split;
+mod file_format;
+mod glob;
+mod keyed_hash;
 mod packing;
 mod pieces;
+mod pipeline;
+mod position;
+mod reader;
+mod records;
 mod report;
 mod responses;
 mod row;
+mod row_reader;
+mod row_shape;
 mod sample;
 mod sampler;
+mod source;
+mod token_store;
+mod turn_joiner;
+mod turns;
 
+pub use augmentation::{Augmentation, JoinTurns, SystemPrompts, repeats_for_shares};
 pub use batch::Batch;
+pub use column_template::{ColumnTemplate, ColumnTemplateError};
+pub use convert::{Converted, convert};
+pub use data_plan::DataPlan;
 pub use dataset::{Dataset, DatasetOptions, OnBadRow, OnLong};
 pub use encoder::{Encoded, Encoder, Remarks, TrainOn};
 pub use error::{Error, RowProblem};
+pub use eval_split::EvalSplit;
+pub use file_format::FileFormat;
 pub use packing::Packing;
 pub use pieces::{Piece, pieces, visible};
+pub use position::{Location, Position, Unit};
+pub use reader::TextSplit;
+pub use records::Records;
 pub use report::{DatasetReport, SkippedRow};
-pub use row::{Row, RowShape};
+pub use row::{Preference, Prompt, Record, Row};
+pub use row_shape::RowShape;
 pub use sample::Sample;
 pub use sampler::{Sampler, SamplerState};
+pub use source::{Source, SourceFile, Sources};

@@ -44,8 +44,10 @@ pub struct DatasetReport {
 /// A row that was skipped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SkippedRow {
-    /// Its line, from 1.
+    /// Its line or row, from 1.
     pub line: usize,
+    /// Where it stands, in words; with the file, when there are several.
+    pub place: String,
     /// Why.
     pub problem: String,
 }
@@ -123,8 +125,8 @@ impl fmt::Display for DatasetReport {
                 write!(f, "\n{count} {what}")?;
             }
         }
-        if let Some(SkippedRow { line, problem }) = &self.first_skipped {
-            write!(f, "\nfirst skipped row: line {line}: {problem}")?;
+        if let Some(SkippedRow { place, problem, .. }) = &self.first_skipped {
+            write!(f, "\nfirst skipped row: {place}: {problem}")?;
         }
         if !self.ignored_keys.is_empty() {
             let keys: Vec<String> =

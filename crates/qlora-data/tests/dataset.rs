@@ -67,7 +67,7 @@ fn every_bad_row_names_its_line_and_its_fault() {
         ("{\"input_ids\": [1, 2", "line 2: not valid JSON: EOF while parsing"),
         ("[{\"input_ids\": [1]}]", "found a list; write a JSON array as one element per line"),
         ("7", "found a number"),
-        ("{\"text\": \"x\"}", "found the keys [\"text\"]"),
+        ("{\"texts\": \"x\"}", "found the keys [\"texts\"]"),
         ("{\"input_ids\": [1, 2], \"messages\": []}", "could be `messages` or `input_ids`; name the shape"),
         ("{\"input_ids\": \"1 2\"}", "`input_ids`: expected a list of token ids, found a string"),
         ("{\"input_ids\": []}", "found an empty list"),

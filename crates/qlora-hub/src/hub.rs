@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use ureq::config::RedirectAuthHeaders;
 
 use crate::digest::sha256_of;
@@ -45,23 +45,47 @@ pub(crate) struct Hub {
     agent: ureq::Agent,
 }
 
+/// What a repository holds; it decides the addresses.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    Model,
+    Dataset,
+}
+
+impl Kind {
+    /// The repository as it stands in the address of a file.
+    fn path(self, id: &HubId) -> String {
+        match self {
+            Self::Model => id.repository(),
+            Self::Dataset => format!("datasets/{}", id.repository()),
+        }
+    }
+
+    fn api(self) -> &'static str {
+        match self {
+            Self::Model => "models",
+            Self::Dataset => "datasets",
+        }
+    }
+}
+
 /// A repository's listing at one commit.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Listing {
     /// The commit.
     pub(crate) sha: String,
     #[serde(default)]
-    siblings: Vec<RemoteFile>,
+    pub(crate) siblings: Vec<RemoteFile>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-struct RemoteFile {
-    rfilename: String,
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub(crate) struct RemoteFile {
+    pub(crate) rfilename: String,
     size: Option<u64>,
     lfs: Option<Lfs>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 struct Lfs {
     sha256: String,
     size: u64,
@@ -95,9 +119,10 @@ impl Hub {
     }
 
     /// The repository's files at the id's revision.
-    pub(crate) fn listing(&self, id: &HubId) -> Result<Listing, HubError> {
+    pub(crate) fn listing(&self, kind: Kind, id: &HubId) -> Result<Listing, HubError> {
         let revision = id.revision_or_main().replace('/', "%2F");
-        let url = format!("{}/api/models/{}/revision/{revision}?blobs=true", self.endpoint, id.repository());
+        let (endpoint, api, repository) = (&self.endpoint, kind.api(), id.repository());
+        let url = format!("{endpoint}/api/{api}/{repository}/revision/{revision}?blobs=true");
         let listing: Listing = self.json(&url)?;
         let is_commit = listing.sha.len() >= 7 && listing.sha.bytes().all(|b| b.is_ascii_hexdigit());
         if !is_commit {
@@ -124,7 +149,7 @@ impl Hub {
         }
         wanted.extend(self.weight_files(id, listing, folder, progress)?);
         for file in wanted {
-            self.download_file(id, listing, &file, folder, progress)?;
+            self.download_file(Kind::Model, id, listing, &file, folder, progress)?;
         }
         Ok(())
     }
@@ -138,7 +163,7 @@ impl Hub {
     ) -> Result<Vec<RemoteFile>, HubError> {
         let place = id.to_string();
         if let Some(index) = find(listing, INDEX) {
-            let path = self.download_file(id, listing, index, folder, progress)?;
+            let path = self.download_file(Kind::Model, id, listing, index, folder, progress)?;
             let bytes = std::fs::read(&path).map_err(io("read", &path))?;
             let index: ShardIndex = serde_json::from_slice(&bytes)
                 .map_err(|e| repository_error(&place, &format!("{INDEX} is not an index of shards: {e}")))?;
@@ -169,8 +194,9 @@ impl Hub {
 
     /// One file into `folder`: skipped when complete, continued when partial, checked against the
     /// announced size and SHA-256.
-    fn download_file(
+    pub(crate) fn download_file(
         &self,
+        kind: Kind,
         id: &HubId,
         listing: &Listing,
         file: &RemoteFile,
@@ -185,7 +211,7 @@ impl Hub {
         if let Some(parent) = part.parent() {
             std::fs::create_dir_all(parent).map_err(io("create", parent))?;
         }
-        let url = format!("{}/{}/resolve/{}/{}", self.endpoint, id.repository(), listing.sha, file.rfilename);
+        let url = format!("{}/{}/resolve/{}/{}", self.endpoint, kind.path(id), listing.sha, file.rfilename);
         progress.begin(&file.rfilename, file.bytes().unwrap_or(0));
         let mut result = Ok(());
         for attempt in 1..=TRIES_PER_FILE {
@@ -275,8 +301,8 @@ impl Hub {
             return Ok(response);
         }
         let advice = match status {
-            401 | 403 => "no such model, or a gated one: accept its licence on the hub and set HF_TOKEN",
-            404 => "no such model, revision or file; check the spelling",
+            401 | 403 => "no such repository, or a gated one: accept its licence on the hub and set HF_TOKEN",
+            404 => "no such repository, revision or file; check the spelling",
             416 => "the partial file does not fit; fetch again",
             429 => "too many requests; wait a few minutes",
             500.. => "the hub has a problem; try again later",

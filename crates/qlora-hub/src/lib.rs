@@ -5,11 +5,14 @@
 //! which `qlora fetch` brings the model. [`ModelStore::fetch`] is the only door to the network, and
 //! tells everything it tried.
 //!
+//! [`DatasetStore`] does the same for the files of a data set.
+//!
 //! A model appears in the store whole or not at all: downloads go to `<root>/.partial/` and are renamed
 //! when every file has the announced size and SHA-256. An interrupted download continues where it
 //! stopped.
 
 mod catalog;
+mod dataset_store;
 mod digest;
 mod error;
 mod hub;
@@ -21,6 +24,7 @@ mod pypi;
 mod store;
 
 pub use catalog::{KNOWN_MODELS, KnownModel, PypiModel};
+pub use dataset_store::DatasetStore;
 pub use error::HubError;
 pub use hub_id::HubId;
 pub use model_path::ModelPath;

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use crate::catalog::{KNOWN_MODELS, KnownModel, PypiModel, known};
 use crate::error::chain;
-use crate::hub::Hub;
+use crate::hub::{Hub, Kind};
 use crate::{FetchProgress, HubError, HubId, ModelPath, hub_cache, pypi};
 
 const HUB: &str = "https://huggingface.co";
 /// How long resolving and connecting may take before the hub counts as unreachable.
-const PATIENCE: Duration = Duration::from_secs(4);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(4);
 
 /// A folder of models, and the sources that fill it.
 ///
@@ -28,14 +28,15 @@ const PATIENCE: Duration = Duration::from_secs(4);
 pub struct ModelStore {
     root: PathBuf,
     hub_cache: Option<PathBuf>,
-    hub: Result<HubAddress, String>,
+    /// Or why it is not asked.
+    pub(crate) hub: Result<HubAddress, String>,
     pip: Result<Vec<Vec<String>>, String>,
 }
 
 #[derive(Debug, Clone)]
-struct HubAddress {
-    endpoint: String,
-    token: Option<String>,
+pub(crate) struct HubAddress {
+    pub(crate) endpoint: String,
+    pub(crate) token: Option<String>,
 }
 
 /// One source and what came of it.
@@ -265,7 +266,7 @@ impl ModelStore {
         };
         progress.message(&format!("asking the {source}"));
         let hub = Hub::new(&address.endpoint, address.token.clone(), PATIENCE);
-        let downloaded = hub.listing(&entry.id).and_then(|listing| {
+        let downloaded = hub.listing(Kind::Model, &entry.id).and_then(|listing| {
             let staging = scratch.join(&listing.sha);
             create_dir(&staging)?;
             hub.download(&entry.id, &listing, &staging, progress)?;
@@ -341,11 +342,11 @@ fn publish_folder(staging: &Path, folder: &Path) -> Result<(), HubError> {
     std::fs::rename(staging, folder).map_err(io("create", folder))
 }
 
-fn create_dir(path: &Path) -> Result<(), HubError> {
+pub(crate) fn create_dir(path: &Path) -> Result<(), HubError> {
     std::fs::create_dir_all(path).map_err(io("create the folder", path))
 }
 
-fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> HubError {
+pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> HubError {
     move |source| HubError::Io { action, path: path.to_owned(), source }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use qlora_hub::{HubError, ModelPath, ModelStore, Outcome, Silent};
+use qlora_hub::{DatasetStore, HubError, HubId, ModelPath, ModelStore, Outcome, Silent};
 use sha2::{Digest, Sha256};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -42,9 +42,12 @@ impl FakeHub {
             .collect();
         let listing = serde_json::json!({"sha": COMMIT, "siblings": listing}).to_string().into_bytes();
         let mut served: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-        served.insert("/api/models/org/model/revision/main?blobs=true".to_owned(), listing);
+        served.insert("/api/models/org/model/revision/main?blobs=true".to_owned(), listing.clone());
+        served.insert("/api/datasets/org/model/revision/main?blobs=true".to_owned(), listing);
         for (name, bytes) in files {
-            served.insert(format!("/org/model/resolve/{COMMIT}/{name}"), bytes.to_vec());
+            for kind in ["", "/datasets"] {
+                served.insert(format!("{kind}/org/model/resolve/{COMMIT}/{name}"), bytes.to_vec());
+            }
         }
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -258,4 +261,39 @@ fn paths_win_over_names_and_gguf_over_safetensors() {
         let error = store.resolve(name).unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
     }
+}
+
+#[test]
+fn files_of_a_data_set_are_fetched_once_and_then_found_offline() {
+    let files: [(&str, &[u8]); 4] =
+        [("data/a.jsonl", b"{}"), ("data/b.jsonl", b"[]"), ("../evil.jsonl", b"x"), ("README.md", b"# D")];
+    let hub = FakeHub::start(&files, sha256, false);
+    let root = tempfile::tempdir().unwrap();
+    let store = DatasetStore::new(root.path()).with_endpoint(&hub.endpoint);
+    let id = HubId::parse("org/model").unwrap();
+    let rows = |name: &str| name.ends_with(".jsonl");
+
+    let offline = store.clone().offline();
+    let error = offline.fetch(&id, &rows, &mut Silent).unwrap_err().to_string();
+    assert!(error.contains("could not fetch `datasets/org/model`"), "{error}");
+    assert!(error.contains("the data set org/model: skipped, the store is offline"), "{error}");
+
+    let found = store.fetch(&id, &rows, &mut Silent).unwrap();
+    let expected: Vec<_> =
+        ["a", "b"].map(|name| root.path().join(format!("org/model/{COMMIT}/data/{name}.jsonl"))).to_vec();
+    assert_eq!(found, expected);
+    assert_eq!(fs::read(&found[1]).unwrap(), b"[]");
+    assert_eq!(offline.fetch(&id, &rows, &mut Silent).unwrap(), expected);
+
+    // What is not there yet comes from the commit that is there; the listing is asked once.
+    assert!(offline.fetch(&id, &|name| name == "README.md", &mut Silent).is_err());
+    assert_eq!(store.fetch(&id, &|name| name == "README.md", &mut Silent).unwrap().len(), 1);
+    let asked = hub.asked.lock().unwrap();
+    assert_eq!(asked.iter().filter(|path| path.starts_with("/api/")).count(), 1, "{asked:?}");
+    drop(asked);
+    let error = store.fetch(&id, &|name| name == "x", &mut Silent).unwrap_err().to_string();
+    assert!(
+        error.contains("datasets/org/model: no data file fits; the repository has data/a.jsonl"),
+        "{error}"
+    );
 }

@@ -1,6 +1,6 @@
 //! Supervised fine-tuning: the mean loss of the rows' trained tokens.
 
-use qlora_data::{Batch, Dataset, Sample, Sampler};
+use qlora_data::{Batch, Dataset, Sampler};
 use qlora_kernels::{KernelBackend, TrainBackend};
 use qlora_lora::Pass;
 use qlora_models::{Checkpointing, Decoder, TokenBatch};
@@ -183,7 +183,7 @@ pub fn evaluate<B: KernelBackend>(
 }
 
 fn lengths(data: &Dataset) -> Vec<usize> {
-    data.samples().iter().map(Sample::len).collect()
+    data.lengths().collect()
 }
 
 fn evaluate_batches<B: KernelBackend>(

@@ -5,8 +5,8 @@ use super::report::{SetCounts, ShownRow};
 use super::signature::Signature;
 use super::similar::{Likeness, similar};
 use super::{CheckOptions, CheckReport, Finding, FindingKind, Place};
-use crate::jsonl::Line;
-use crate::row::{self, ParsedRow};
+use crate::reader::RawRow;
+use crate::row_reader::{self, SupervisedRow};
 use crate::{Encoded, Encoder, Remarks, Row, RowShape, Sample};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -95,10 +95,10 @@ impl<'a> Collector<'a> {
         self.locations.len()
     }
 
-    /// The next lines of the current file.
-    pub(super) fn add(&mut self, lines: &[Line]) {
+    /// The next rows of the current file.
+    pub(super) fn add(&mut self, rows: Vec<RawRow>) {
         let (encoder, options) = (self.encoder, self.options);
-        let facts: Vec<Facts> = lines.par_iter().map(|line| look_at(line, encoder, options)).collect();
+        let facts: Vec<Facts> = rows.into_par_iter().map(|row| look_at(row, encoder, options)).collect();
         facts.into_iter().for_each(|facts| self.count(facts));
     }
 
@@ -217,9 +217,10 @@ impl<'a> Collector<'a> {
     }
 }
 
-fn look_at(line: &Line, encoder: Option<&Encoder>, options: &CheckOptions) -> Facts {
+fn look_at(raw: RawRow, encoder: Option<&Encoder>, options: &CheckOptions) -> Facts {
+    let line = raw.position.number;
     let mut facts = Facts {
-        line: line.number,
+        line,
         shape: None,
         whole: None,
         prompt: None,
@@ -227,14 +228,13 @@ fn look_at(line: &Line, encoder: Option<&Encoder>, options: &CheckOptions) -> Fa
         notes: Vec::new(),
         sample: None,
     };
-    let ParsedRow { row, shape, ignored_keys } =
-        match line.parse().and_then(|value| row::parse(value, options.shape)) {
-            Ok(parsed) => parsed,
-            Err(problem) => {
-                facts.notes.push((FindingKind::of_problem(&problem), problem.to_string()));
-                return facts;
-            }
-        };
+    let SupervisedRow { row, shape, ignored_keys } = match row_reader::supervised(raw, options.shape) {
+        Ok(parsed) => parsed,
+        Err(problem) => {
+            facts.notes.push((FindingKind::of_problem(&problem), problem.to_string()));
+            return facts;
+        }
+    };
     facts.shape = Some(shape);
     if !ignored_keys.is_empty() {
         facts.notes.push((FindingKind::IgnoredKeys, ignored_keys.join(", ")));
@@ -254,7 +254,7 @@ fn look_at(line: &Line, encoder: Option<&Encoder>, options: &CheckOptions) -> Fa
     facts.prompt = content::prompt(&row).map(|prompt| digest(prompt.as_bytes()));
     facts.notes.extend(content::notes(&row));
     if let Some(encoder) = encoder {
-        match encoder.encode_with_text(&row, line.number) {
+        match encoder.encode_with_text(&row, line) {
             Err(problem) => facts.notes.push((FindingKind::of_problem(&problem), problem.to_string())),
             Ok((Encoded { sample, remarks }, text)) => {
                 facts.notes.extend(remarked(remarks));

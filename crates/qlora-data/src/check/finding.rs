@@ -78,12 +78,16 @@ impl FindingKind {
     /// The kind of a row's problem.
     pub(super) fn of_problem(problem: &RowProblem) -> Self {
         match problem {
-            RowProblem::NotUtf8 { .. } | RowProblem::Json { .. } | RowProblem::NotAnObject { .. } => {
-                Self::Unreadable
-            }
+            RowProblem::NotUtf8 { .. }
+            | RowProblem::Json { .. }
+            | RowProblem::NotAnObject { .. }
+            | RowProblem::Cells { .. }
+            | RowProblem::TooLarge { .. } => Self::Unreadable,
             RowProblem::UnknownShape { .. }
             | RowProblem::AmbiguousShape { .. }
             | RowProblem::Field { .. }
+            | RowProblem::Turn { .. }
+            | RowProblem::NotSupervised { .. }
             | RowProblem::Label { .. }
             | RowProblem::IdOutOfRange { .. }
             | RowProblem::MessageWeight { .. } => Self::WrongShape,

@@ -1,31 +1,26 @@
-//! The lines of a file, a few megabytes at a time.
+//! The rows of a file, a few megabytes at a time.
 
-use crate::jsonl::{Line, Lines};
-use crate::row::{self, ParsedRow};
-use crate::{Encoded, Encoder, Error, RowProblem, RowShape, Sample};
+use crate::pipeline::read_chunk;
+use crate::reader::{self, RawRow};
+use crate::row_reader::{self, SupervisedRow};
+use crate::{Encoded, Encoder, Error, FileFormat, RowProblem, RowShape, Sample, SourceFile};
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::BufReader;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-/// Bytes of a file that are looked at together, by all threads.
-const CHUNK_BYTES: usize = 4 << 20;
-
-/// Gives the lines of a JSONL file, in order, until enough were taken.
+/// Gives the rows of a file, in order, until enough were taken. A name that tells no format is one of JSONL.
 pub(super) fn for_each_chunk(
     path: &Path,
-    mut take: impl FnMut(&[Line]) -> ControlFlow<()>,
+    mut take: impl FnMut(Vec<RawRow>) -> ControlFlow<()>,
 ) -> Result<(), Error> {
-    let read = |source| Error::Read { path: path.to_owned(), source };
-    let file = File::open(path).map_err(read)?;
-    let mut lines = Lines::new(BufReader::with_capacity(1 << 16, file));
-    while !lines.at_end() {
-        if take(&lines.read_chunk(CHUNK_BYTES).map_err(read)?).is_break() {
-            break;
+    let format = FileFormat::of_name(path).unwrap_or(FileFormat::Jsonl);
+    let mut rows = reader::open(&SourceFile { path: path.to_owned(), format }, None)?;
+    loop {
+        let chunk = read_chunk(&mut *rows)?;
+        if chunk.is_empty() || take(chunk).is_break() {
+            return Ok(());
         }
     }
-    Ok(())
 }
 
 /// A row of a file, as the model would see it.
@@ -39,7 +34,7 @@ pub struct PickedRow {
     pub sample: Result<Sample, RowProblem>,
 }
 
-/// Some rows of a JSONL file, by their positions; those that the file does not have are left out.
+/// Some rows of a file, by their positions; those that the file does not have are left out.
 ///
 /// # Errors
 /// [`Error::Read`]. What is wrong with a row stands in its place.
@@ -52,14 +47,16 @@ pub fn pick(
     let mut picked = Vec::new();
     let mut before = 0;
     let last = rows.last().copied().unwrap_or(0);
-    for_each_chunk(path, |lines| {
-        for (row, line) in (before..).zip(lines).filter(|(row, _)| rows.contains(row)) {
-            let parsed = line.parse().and_then(|value| row::parse(value, shape));
-            let encoded = parsed.and_then(|ParsedRow { row, .. }| encoder.encode(&row, line.number));
+    for_each_chunk(path, |chunk| {
+        let count = chunk.len();
+        for (row, raw) in (before..).zip(chunk).filter(|(row, _)| rows.contains(row)) {
+            let line = raw.position.number;
+            let encoded = row_reader::supervised(raw, shape)
+                .and_then(|SupervisedRow { row, .. }| encoder.encode(&row, line));
             let sample = encoded.map(|Encoded { sample, .. }| sample);
-            picked.push(PickedRow { row, line: line.number, sample });
+            picked.push(PickedRow { row, line, sample });
         }
-        before += lines.len();
+        before += count;
         if before > last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     Ok(picked)

@@ -28,7 +28,7 @@ pub(super) fn objective(
     let encoder = encoder(config, checkpoint)?;
     let options = options(&config.data, context);
     let read = |name: &str, path: &Path| -> Result<Dataset, Failure> {
-        let data = Dataset::from_jsonl(path, &encoder, &options)?;
+        let data = Dataset::open(&*path.to_string_lossy(), &encoder, &options)?;
         if !quiet {
             eprintln!("{name} data {}: {}", path.display(), data.report());
         }

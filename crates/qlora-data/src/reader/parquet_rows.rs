@@ -1,0 +1,127 @@
+use super::{Content, RawRow, RawRows, file_error, read_error};
+use crate::{Error, Position};
+use parquet::errors::ParquetError;
+use parquet::file::reader::SerializedFileReader;
+use parquet::record::reader::RowIter;
+use parquet::record::{Field, Row};
+use serde_json::{Map, Number, Value};
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+/// The rows of a Parquet file. Nulls are left out at every depth: a column that has no value in a row is not
+/// there, as in JSON.
+pub(super) fn open(path: &Path) -> Result<RawRows, Error> {
+    let file = File::open(path).map_err(read_error(path))?;
+    let rows = guarded(|| {
+        let reader = SerializedFileReader::new(file)?;
+        Ok(RowIter::from_file_into(Box::new(reader)))
+    })
+    .map_err(|problem| file_error(path, format!("not a readable Parquet file: {problem}")))?;
+    Ok(Box::new(Rows { rows: Some(rows), path: path.to_owned(), number: 0 }))
+}
+
+struct Rows {
+    /// `None` after an error.
+    rows: Option<RowIter<'static>>,
+    path: PathBuf,
+    number: usize,
+}
+
+impl Iterator for Rows {
+    type Item = Result<RawRow, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rows = self.rows.as_mut()?;
+        match guarded(|| rows.next().transpose()) {
+            Ok(row) => {
+                let row = row?;
+                self.number += 1;
+                let mut bytes = 0;
+                let value = Value::Object(object(&row, &mut bytes));
+                let content = Content::Value(value, bytes);
+                Some(Ok(RawRow { position: Position::row(self.number), content }))
+            }
+            Err(problem) => {
+                self.rows = None;
+                let row = self.number + 1;
+                Some(Err(file_error(&self.path, format!("damaged Parquet data at row {row}: {problem}"))))
+            }
+        }
+    }
+}
+
+/// The decoder of the `parquet` crate panics on some damaged files.
+fn guarded<T>(decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(decode)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("its lengths and contents contradict each other".to_owned()),
+    }
+}
+
+fn object(row: &Row, bytes: &mut usize) -> Map<String, Value> {
+    let mut fields = Map::new();
+    for (name, field) in row.get_column_iter() {
+        *bytes += name.len() + 32;
+        match value(field, bytes) {
+            Value::Null => {}
+            value => drop(fields.insert(name.clone(), value)),
+        }
+    }
+    fields
+}
+
+fn value(field: &Field, bytes: &mut usize) -> Value {
+    match field {
+        Field::Null => Value::Null,
+        Field::Bool(truth) => Value::Bool(*truth),
+        Field::Byte(number) => (*number).into(),
+        Field::Short(number) => (*number).into(),
+        Field::Int(number) => (*number).into(),
+        Field::Long(number) => (*number).into(),
+        Field::UByte(number) => (*number).into(),
+        Field::UShort(number) => (*number).into(),
+        Field::UInt(number) => (*number).into(),
+        Field::ULong(number) => (*number).into(),
+        Field::Float16(number) => float(f64::from(*number)),
+        Field::Float(number) => float(f64::from(*number)),
+        Field::Double(number) => float(*number),
+        Field::Str(text) => {
+            *bytes += text.len();
+            Value::String(text.clone())
+        }
+        // Writers that do not mark text as text; what is no text (a picture) has no meaning here.
+        Field::Bytes(data) => match std::str::from_utf8(data.data()) {
+            Ok(text) => {
+                *bytes += text.len();
+                Value::String(text.to_owned())
+            }
+            Err(_) => Value::Null,
+        },
+        Field::Group(row) => Value::Object(object(row, bytes)),
+        Field::ListInternal(list) => {
+            *bytes += 32 * list.len();
+            Value::Array(list.elements().iter().map(|element| value(element, bytes)).collect())
+        }
+        Field::MapInternal(map) => {
+            let pairs = map.entries().iter();
+            Value::Object(
+                pairs
+                    .map(|(key, content)| {
+                        let key = match key {
+                            Field::Str(text) => text.clone(),
+                            other => other.to_string(),
+                        };
+                        (key, value(content, bytes))
+                    })
+                    .collect(),
+            )
+        }
+        // Dates, times and decimals, as they are written.
+        other => Value::String(other.to_string()),
+    }
+}
+
+fn float(number: f64) -> Value {
+    Number::from_f64(number).map_or(Value::Null, Value::Number)
+}

@@ -1,0 +1,218 @@
+//! Several sources, augmentation, splits and conversion: deterministic, and recorded.
+
+use qlora_data::{
+    Augmentation, DataPlan, Dataset, DatasetOptions, Encoder, Error, EvalSplit, JoinTurns, OnBadRow, Sources,
+    SystemPrompts, convert, repeats_for_shares,
+};
+use qlora_gguf::Gguf;
+use qlora_hub::Silent;
+use qlora_text::Tokenizer;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+fn write(folder: &Path, name: &str, rows: impl IntoIterator<Item = Value>) -> PathBuf {
+    let path = folder.join(name);
+    let lines: String = rows.into_iter().map(|row| format!("{row}\n")).collect();
+    std::fs::write(&path, lines).unwrap();
+    path
+}
+
+fn ids(from: u32, count: u32) -> impl Iterator<Item = Value> {
+    (from..from + count).map(|n| json!({"input_ids": [n, n], "group": n / 4}))
+}
+
+fn plan(sources: Value) -> DataPlan {
+    DataPlan::new(serde_json::from_value::<Sources>(sources).unwrap())
+}
+
+fn first_ids(dataset: &Dataset) -> Vec<u32> {
+    dataset.iter().map(|sample| sample.ids[0]).collect()
+}
+
+fn open(plan: &DataPlan) -> Result<(Dataset, Option<Dataset>), Error> {
+    plan.open(&Encoder::token_ids_only(), &DatasetOptions::default(), &mut Silent)
+}
+
+#[test]
+fn sources_follow_one_another_and_repeat() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = write(folder.path(), "a.jsonl", ids(0, 3));
+    let b = write(folder.path(), "b.jsonl", ids(100, 40));
+    let (all, eval) = open(&plan(json!([{"path": a, "repeat": 2.0}, {"path": b, "repeat": 0.5}]))).unwrap();
+    assert!(eval.is_none());
+    let seen = first_ids(&all);
+    assert_eq!(seen[..6], [0, 1, 2, 0, 1, 2]);
+    let half = &seen[6..];
+    assert!((10..=30).contains(&half.len()) && half.is_sorted(), "{half:?}");
+    assert_eq!(all.location(6).unwrap().path.as_path(), b);
+    assert_eq!(
+        (all.report().rows, all.len(), all.lengths().sum::<usize>()),
+        (43, seen.len(), 2 * seen.len())
+    );
+    for repeat in [0.0, -1.0] {
+        let error = open(&plan(json!({"path": a, "repeat": repeat}))).unwrap_err().to_string();
+        assert!(error.contains("repeat is") && error.contains("expected a number above 0"), "{error}");
+    }
+}
+
+#[test]
+fn problems_name_their_file() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "a.jsonl", ids(0, 3));
+    write(folder.path(), "b.jsonl", [json!({"input_ids": [1, 2]}), json!({"input_ids": [-1]})]);
+    let path = folder.path().to_str().unwrap();
+    let error = Dataset::open(path, &Encoder::token_ids_only(), &DatasetOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("b.jsonl, line 2: `input_ids`: expected token ids"), "{error}");
+    let skip = DatasetOptions { on_bad_row: OnBadRow::Skip, ..DatasetOptions::default() };
+    let dataset = Dataset::open(path, &Encoder::token_ids_only(), &skip).unwrap();
+    let skipped = dataset.report().first_skipped.clone().unwrap();
+    assert!(skipped.place.ends_with("b.jsonl, line 2"), "{}", skipped.place);
+}
+
+#[test]
+fn a_split_is_stable_and_keeps_groups_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let few = write(folder.path(), "few.jsonl", ids(0, 200));
+    let many = write(folder.path(), "many.jsonl", ids(0, 400));
+    let split = |path: &Path, group: Option<&str>| {
+        let mut plan = plan(json!(path));
+        plan.split = Some(EvalSplit { fraction: 0.25, group: group.map(str::to_owned), seed: 3 });
+        let (train, eval) = open(&plan).unwrap();
+        (first_ids(&train), first_ids(&eval.unwrap()))
+    };
+    for group in [None, Some("group")] {
+        let (train, eval) = split(&few, group);
+        assert_eq!(train.len() + eval.len(), 200);
+        assert!((20..=90).contains(&eval.len()), "{}", eval.len());
+        if group.is_some() {
+            assert!(eval.iter().all(|n| !train.iter().any(|m| m / 4 == n / 4)));
+        }
+        // More rows change no row's side.
+        let (_, more) = split(&many, group);
+        assert_eq!(more.into_iter().filter(|&n| n < 200).collect::<Vec<_>>(), eval);
+    }
+    let mut bad = plan(json!(few));
+    bad.split = Some(EvalSplit { fraction: 0.5, group: Some("topic".into()), seed: 0 });
+    let error = open(&bad).unwrap_err().to_string();
+    assert!(error.contains("the column \"topic\" is missing or empty"), "{error}");
+    bad.split = Some(EvalSplit { fraction: 1.0, group: None, seed: 0 });
+    assert!(open(&bad).unwrap_err().to_string().contains("split.fraction is 1: expected"));
+}
+
+#[test]
+fn shares_become_repeats() {
+    assert_eq!(repeats_for_shares(&[0.5, 0.5], &[100, 400], true).unwrap(), [4.0, 1.0]);
+    assert_eq!(repeats_for_shares(&[0.5, 0.5], &[100, 400], false).unwrap(), [1.0, 0.25]);
+    assert_eq!(repeats_for_shares(&[3.0, 1.0], &[300, 100], true).unwrap(), [1.0, 1.0]);
+    for (shares, rows) in [(&[1.0][..], &[1, 2][..]), (&[0.0], &[1]), (&[f64::NAN], &[1]), (&[1.0], &[0])] {
+        assert!(repeats_for_shares(shares, rows, true).unwrap_err().to_string().starts_with("shares is "));
+    }
+}
+
+/// Conversations as texts, tokenized and decoded again.
+fn augmented(path: &Path, augmentation: Augmentation) -> Option<Vec<String>> {
+    let gguf = Gguf::open(qlora_testing::model()?).unwrap();
+    let tokenizer = Arc::new(Tokenizer::from_gguf(gguf.metadata()).unwrap());
+    let mut plan = plan(json!(path));
+    plan.augmentation = augmentation;
+    // What is recorded is what is done.
+    let plan: DataPlan = serde_json::from_value(serde_json::to_value(&plan).unwrap()).unwrap();
+    let encoder = Encoder::new(Arc::clone(&tokenizer));
+    let (dataset, _) = plan.open(&encoder, &DatasetOptions::default(), &mut Silent).unwrap();
+    Some(dataset.iter().map(|sample| tokenizer.decode(&sample.ids, false).unwrap()).collect())
+}
+
+#[test]
+fn turns_are_joined_each_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = (0..60).map(|n| {
+        json!({"messages": [{"role": "system", "content": if n % 2 == 0 { "even" } else { "odd" }},
+            {"role": "user", "content": format!("q{n}.")}, {"role": "assistant", "content": format!("a{n}.")}]})
+    });
+    let path = write(folder.path(), "d.jsonl", rows);
+    let join = Augmentation {
+        seed: 5,
+        join_turns: Some(JoinTurns { max_turns: 3, window: 16 }),
+        ..Default::default()
+    };
+    let Some(texts) = augmented(&path, join.clone()) else { return };
+    assert_eq!(augmented(&path, join), Some(texts.clone()));
+    assert!((20..60).contains(&texts.len()), "{}", texts.len());
+    let all = texts.concat();
+    for n in 0..60 {
+        assert_eq!((all.matches(&format!("q{n}.")).count(), all.matches(&format!("a{n}.")).count()), (1, 1));
+        let text = texts.iter().find(|text| text.contains(&format!("q{n}."))).unwrap();
+        assert!(text.contains(if n % 2 == 0 { "system\neven<" } else { "system\nodd<" }));
+        assert!(text.find(&format!("q{n}.")) < text.find(&format!("a{n}.")));
+        assert_eq!(text.matches("system\n").count(), 1);
+    }
+}
+
+#[test]
+fn system_messages_and_phrasings_vary() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = (0..80).map(|n| {
+        json!({"messages": [{"role": "user", "content": format!("Draw a cow {n}")}, {"role": "assistant", "content": "m"}]})
+    });
+    let path = write(folder.path(), "d.jsonl", rows);
+    let vary = Augmentation {
+        system_prompts: Some(SystemPrompts { prompts: vec!["Be X.".into(), "Be Y.".into()], share: 0.5 }),
+        paraphrases: vec![vec!["Draw a".into(), "Please draw a".into(), "Draw".into()]],
+        ..Default::default()
+    };
+    let Some(texts) = augmented(&path, vary) else { return };
+    assert_eq!(texts.len(), 80);
+    for (words, from, to) in [
+        ("Be X.", 8, 35),
+        ("Be Y.", 8, 35),
+        ("user\nDraw a cow", 12, 45),
+        ("user\nPlease draw a cow", 12, 45),
+        ("user\nDraw cow", 12, 45),
+    ] {
+        let count = texts.iter().filter(|text| text.contains(words)).count();
+        assert!((from..=to).contains(&count), "{words}: {count}");
+    }
+    assert!(texts.iter().enumerate().all(|(n, text)| text.contains(&format!("cow {n}<"))));
+}
+
+#[test]
+fn settings_that_mean_nothing_are_refused() {
+    let error = |value: Value| {
+        serde_json::from_value::<Augmentation>(value).unwrap().check().unwrap_err().to_string()
+    };
+    for (value, words) in [
+        (json!({"system_prompts": {"prompts": []}}), "system_prompts.prompts is empty"),
+        (json!({"system_prompts": {"prompts": ["a"], "share": 2.0}}), "system_prompts.share is 2"),
+        (json!({"paraphrases": [["a", " "]]}), "paraphrases is a blank text"),
+        (json!({"paraphrases": [["a"], ["b", "a"]]}), "paraphrases is \"a\" twice"),
+        (json!({"join_turns": {"max_turns": 1}}), "join_turns.max_turns is below 2"),
+        (json!({"join_turns": {"max_turns": 2, "window": 0}}), "join_turns.window is 0"),
+    ] {
+        let error = error(value);
+        assert!(error.contains(words), "{error}");
+    }
+    assert!(serde_json::from_value::<Augmentation>(json!({"sed": 1})).is_err());
+}
+
+#[test]
+fn conversion_writes_messages_or_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = [json!({"instruction": "i", "output": "o"}), json!({"instruction": "", "output": 3})];
+    let path = write(folder.path(), "d.jsonl", rows);
+    let out = folder.path().join("out.jsonl");
+    let error = convert(path.to_str().unwrap(), &out, OnBadRow::Stop, &mut Silent).unwrap_err();
+    assert!(error.to_string().contains("d.jsonl, line 2: `output`: expected a text, found 3"), "{error}");
+    assert!(!out.exists());
+    let done = convert(path.to_str().unwrap(), &out, OnBadRow::Skip, &mut Silent).unwrap();
+    assert_eq!((done.written, done.skipped), (1, 1));
+    let expected =
+        json!({"messages": [{"role": "user", "content": "i"}, {"role": "assistant", "content": "o"}]});
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), format!("{expected}\n"));
+    let tokens = write(folder.path(), "t.jsonl", ids(0, 1));
+    let error = convert(tokens.to_str().unwrap(), &out, OnBadRow::Stop, &mut Silent).unwrap_err();
+    assert!(
+        error.to_string().contains("rows with `input_ids` have no text and can't be converted"),
+        "{error}"
+    );
+}

@@ -1,0 +1,303 @@
+//! Every file format: what it gives, and what damaged files say. None of them may panic.
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+#[cfg(feature = "parquet")]
+use parquet::basic::{Compression as Codec, ZstdLevel};
+#[cfg(feature = "parquet")]
+use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+#[cfg(feature = "parquet")]
+use parquet::file::properties::WriterProperties;
+#[cfg(feature = "parquet")]
+use parquet::file::writer::SerializedFileWriter;
+#[cfg(feature = "parquet")]
+use parquet::schema::parser::parse_message_type;
+use proptest::prelude::*;
+use qlora_data::{FileFormat, OnBadRow, Record, Records, Row, Source, Sources, TextSplit};
+use qlora_hub::Silent;
+#[cfg(feature = "parquet")]
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::Path;
+#[cfg(feature = "parquet")]
+use std::sync::Arc;
+
+fn read_source(source: Source) -> Result<Vec<(String, Record)>, String> {
+    Records::open(Sources(vec![source]), OnBadRow::Stop, &mut Silent)
+        .and_then(|records| {
+            records
+                .map(|record| record.map(|(location, record)| (location.position.to_string(), record)))
+                .collect()
+        })
+        .map_err(|error| error.to_string())
+}
+
+/// A file of this name and content, read.
+fn read(name: &str, content: impl AsRef<[u8]>) -> Result<Vec<(String, Record)>, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    std::fs::write(&path, content).unwrap();
+    read_source(Source::new(path.to_str().unwrap()))
+        .map_err(|error| error.replace(&format!("{}/", folder.path().display()), ""))
+}
+
+fn text(prompt: &str, completion: &str) -> Record {
+    Record::Row(Row::Text { prompt: prompt.into(), completion: completion.into() })
+}
+
+fn pairs(places: [&str; 2]) -> Vec<(String, Record)> {
+    vec![(places[0].into(), text("a", "1")), (places[1].into(), text("b\n\"", "2"))]
+}
+
+const JSON_ROWS: &str = r#"{"prompt": "a", "completion": "1"}, {"completion": "2", "prompt": "b\n\""}"#;
+
+#[test]
+fn all_forms_of_json() {
+    let lines = JSON_ROWS.replace("}, ", "}\n");
+    assert_eq!(read("d.jsonl", &lines).unwrap(), pairs(["line 1", "line 2"]));
+    // Lines under the name of JSON.
+    assert_eq!(read("d.json", &lines).unwrap(), pairs(["line 1", "line 2"]));
+    for list in [
+        format!("[{JSON_ROWS}]"),
+        format!("\u{feff} [\n{JSON_ROWS}\n]\n"),
+        format!("{{\"version\": \"[1]\", \"data\": [{JSON_ROWS}], \"end\": {{}}}}"),
+        format!("{{\n \"n\": {{\"data\": [1]}},\n \"data\": [{JSON_ROWS}]}}"),
+    ] {
+        assert_eq!(read("d.json", &list).unwrap(), pairs(["row 1", "row 2"]), "{list}");
+    }
+    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+    packed.write_all(lines.as_bytes()).unwrap();
+    assert_eq!(read("d.jsonl.gz", packed.finish().unwrap()).unwrap(), pairs(["line 1", "line 2"]));
+    assert!(read("d.jsonl.gz", lines).unwrap_err().starts_with("cannot read d.jsonl.gz: "));
+}
+
+#[test]
+fn damaged_json_says_where() {
+    for (content, words) in [
+        (
+            "[{\"prompt\": \"a\", \"completion\": \"1\"}, {\"prom",
+            "not valid JSON after row 1: the file ends within a value",
+        ),
+        (
+            "[{\"prompt\": \"a\", \"completion\": \"1\"} {}]",
+            "not valid JSON after row 1: expected `,`, found `{`",
+        ),
+        ("[{\"prompt\": \"a\", \"completion\": \"1\"}", "expected `,`, found the end of the file"),
+        ("[{\"prompt\" \"a\"}]", "d.json, row 1: not valid JSON: expected `:`"),
+        ("[1]", "d.json, row 1: expected one JSON object per line (JSONL), found a number"),
+        ("[,]", "not valid JSON: expected a value"),
+        ("{\"rows\": [1]\n}", "an object without a list under `data`"),
+        ("{\"rows\": [1],\n", "the file ends within a value"),
+        ("7", "expected a list of rows, or {\"data\": [rows]}"),
+        ("{x: 1,\n}", "expected a key in quotes"),
+    ] {
+        let error = read("d.json", content).unwrap_err();
+        assert!(error.contains(words), "{content}: {error}");
+    }
+    assert_eq!(read("d.json", "").unwrap(), []);
+}
+
+#[test]
+fn tables() {
+    let table = "\u{feff}prompt,completion\na,1\n\"b\n\"\"\",2\n";
+    assert_eq!(read("d.csv", table).unwrap(), pairs(["line 2", "line 3"]));
+    assert_eq!(
+        read("d.tsv", "prompt\tcompletion\na\t1\n\"b\n\"\"\"\t2").unwrap(),
+        pairs(["line 2", "line 3"])
+    );
+    for (content, words) in [
+        (&b"prompt,completion\na,1\nb\n"[..], "d.csv, line 3: expected 2 cells, as many as columns, found 1"),
+        (b"prompt,completion\na,1,2\n", "line 2: expected 2 cells"),
+        (b"prompt,prompt\na,1\n", "two columns have the name \"prompt\"; rename one"),
+        (b"prompt,\xff\na,1\n", "the first line is not valid UTF-8"),
+        (b"prompt,completion\na,\xff\n", "d.csv, line 2: not valid UTF-8"),
+        (b"a,b\n1,2\n", "found the keys [\"a\", \"b\"]; map others by `columns`"),
+    ] {
+        let error = read("d.csv", content).unwrap_err();
+        assert!(error.contains(words), "{error}");
+    }
+    assert_eq!(read("d.csv", "").unwrap(), []);
+}
+
+#[test]
+fn a_line_or_a_quote_without_end_does_not_fill_the_memory() {
+    // Buffers may hold a little more than the limit.
+    let large = vec![b'x'; 65 << 20];
+    let error = read("d.jsonl", &large).unwrap_err();
+    assert!(
+        error.contains("line 1: larger than 67108864 bytes; is a line end or a bracket missing?"),
+        "{error}"
+    );
+    let error = read("d.csv", [b"prompt,completion\na,\"", &large[..]].concat()).unwrap_err();
+    assert!(error.contains("is a quote not closed?"), "{error}");
+    let error = read("d.json", [b"[\"", &large[..]].concat()).unwrap_err();
+    assert!(error.contains("larger than 67108864 bytes"), "{error}");
+    let error = read("d.txt", &large).unwrap_err();
+    assert!(error.contains("larger than 67108864 bytes"), "{error}");
+}
+
+/// `prompt`, `completion`, a number, and a list of numbers.
+#[cfg(feature = "parquet")]
+fn parquet_file(codec: Codec) -> Vec<u8> {
+    let schema =
+        "message rows { required binary prompt (UTF8); optional binary completion (UTF8); required int64 n;
+        optional group ids (LIST) { repeated group list { optional int64 element; } } }";
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let properties = Arc::new(WriterProperties::builder().set_compression(codec).build());
+    let mut file = Vec::new();
+    let mut writer = SerializedFileWriter::new(&mut file, schema, properties).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let texts = |texts: &[&str]| texts.iter().map(|&text| ByteArray::from(text)).collect::<Vec<_>>();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<ByteArrayType>().write_batch(&texts(&["a", "b\n\""]), None, None).unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<ByteArrayType>().write_batch(&texts(&["1"]), Some(&[1, 0]), None).unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<Int64Type>().write_batch(&[7, 8], None, None).unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<Int64Type>().write_batch(&[1, 2, 3], Some(&[3, 3, 3]), Some(&[0, 1, 0])).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.close().unwrap();
+    file
+}
+
+#[test]
+#[cfg(not(feature = "parquet"))]
+fn parquet_is_a_feature() {
+    let error = read("d.parquet", "PAR1").unwrap_err();
+    assert!(error.contains("build with `--features parquet`"), "{error}");
+}
+
+#[test]
+#[cfg(feature = "parquet")]
+fn parquet() {
+    for codec in [
+        Codec::UNCOMPRESSED,
+        Codec::SNAPPY,
+        Codec::ZSTD(ZstdLevel::try_new(1).unwrap()),
+        Codec::GZIP(Default::default()),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("d.parquet");
+        std::fs::write(&path, parquet_file(codec)).unwrap();
+        let mut source = Source::new(path.to_str().unwrap());
+        source.shape = Some(qlora_data::RowShape::Prompt);
+        let columns: Vec<(String, Value)> = read_source(source)
+            .unwrap()
+            .into_iter()
+            .map(|(place, record)| match record {
+                Record::Prompt(prompt) => (place, Value::Object(prompt.columns)),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(
+            columns,
+            [
+                ("row 1".into(), json!({"completion": "1", "n": 7, "ids": [1, 2]})),
+                ("row 2".into(), json!({"n": 8, "ids": [3]}))
+            ]
+        );
+    }
+    let error = read("d.parquet", "no Parquet at all").unwrap_err();
+    assert!(error.starts_with("d.parquet: not a readable Parquet file: "), "{error}");
+    assert!(read("d.parquet", "").unwrap_err().contains("not a readable Parquet file"));
+}
+
+#[test]
+fn documents() {
+    let rows = read("d.md", "\u{feff}# A\n\n text \n").unwrap();
+    assert_eq!(rows, [("part 1".to_owned(), text("", "# A\n\n text \n"))]);
+    assert_eq!(read("d.txt", " \n").unwrap_err(), "d.txt, part 1: the document is empty");
+    assert!(read("d.txt", b"a\xff").unwrap_err().contains("not valid UTF-8 at byte 1"));
+
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("b")).unwrap();
+    std::fs::write(folder.path().join("b/z.md"), "# One\n\n## Two\nx\n").unwrap();
+    std::fs::write(folder.path().join("a.md"), "first").unwrap();
+    std::fs::write(folder.path().join(".hidden.md"), "no").unwrap();
+    let mut source = Source::new(folder.path().to_str().unwrap());
+    source.split = Some(TextSplit { max_chars: 9 });
+    let parts: Vec<Record> = read_source(source).unwrap().into_iter().map(|(_, record)| record).collect();
+    assert_eq!(parts, [text("", "first"), text("", "# One\n\n"), text("", "## Two\nx\n")]);
+}
+
+#[test]
+fn sources_without_files_say_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| format!("{}/{name}", folder.path().display());
+    for name in ["a.jsonl", "b.csv", "c.bin", "one/x.jsonl", "one/y.jsonl", "one/z.bin"] {
+        std::fs::create_dir_all(Path::new(&path(name)).parent().unwrap()).unwrap();
+        std::fs::write(path(name), "{\"text\": \"t\"}\n").unwrap();
+    }
+    let open = |source: Source| {
+        source
+            .files(&mut Silent)
+            .map(|files| files.len())
+            .map_err(|error| error.to_string().replace(&path(""), ""))
+    };
+    assert_eq!(open(Source::new(path("one"))), Ok(2));
+    assert_eq!(open(Source::new(path("*.jsonl"))), Ok(1));
+    assert_eq!(open(Source::new(path("**/*.jsonl"))), Ok(3));
+    let mut csv = Source::new(folder.path().to_str().unwrap());
+    csv.format = Some(FileFormat::Csv);
+    assert_eq!(open(csv), Ok(1));
+    for (source, words) in [
+        (
+            folder.path().to_str().unwrap().to_owned(),
+            "the folder has files of the formats jsonl, csv; set `format`",
+        ),
+        (path("c.bin"), "the name of c.bin does not tell its format; set `format` to jsonl, json"),
+        (path("*.parquet"), "no file matches the pattern"),
+        ("https://x.org/a.jsonl".into(), "only paths and hf://datasets/.. are read"),
+        ("hf://datasets/squad".into(), "expected hf://datasets/organisation/name[@revision]/"),
+    ] {
+        let error = open(Source::new(source)).unwrap_err();
+        assert!(error.contains(words), "{error}");
+    }
+    let missing = read_source(Source::new(path("no.jsonl"))).unwrap_err();
+    assert!(missing.starts_with("cannot read ") && missing.contains("no.jsonl: "), "{missing}");
+}
+
+/// Reads damaged content in every way; only errors may come of it.
+fn survives(name: &str, content: &[u8]) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    std::fs::write(&path, content).unwrap();
+    for on_bad_row in [OnBadRow::Stop, OnBadRow::Skip] {
+        if let Ok(records) = Records::open(path.to_str().unwrap(), on_bad_row, &mut Silent) {
+            records.take(1000).for_each(drop);
+        }
+    }
+}
+
+fn damaged(mut content: Vec<u8>, changes: &[(usize, u8)], cut: usize) -> Vec<u8> {
+    let length = content.len();
+    changes.iter().for_each(|&(at, byte)| content[at % length] = byte);
+    content.truncate(length - cut % 8 * (length / 8));
+    content
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn damaged_text_formats_never_panic(changes in prop::collection::vec((any::<usize>(), any::<u8>()), 0..6), cut: usize) {
+        let lines = JSON_ROWS.replace("}, ", "}\n");
+        survives("d.jsonl", &damaged(lines.into_bytes(), &changes, cut));
+        survives("d.json", &damaged(format!("{{\"a\": 1, \"data\": [{JSON_ROWS}]}}").into_bytes(), &changes, cut));
+        survives("d.json", &damaged(format!("[{JSON_ROWS}]").into_bytes(), &changes, cut));
+        survives("d.csv", &damaged(b"prompt,completion\na,1\n\"b\n\"\"\",2\n".to_vec(), &changes, cut));
+        survives("d.md", &damaged(b"# A\n\ntext\n".to_vec(), &changes, cut));
+    }
+
+    #[test]
+    #[cfg(feature = "parquet")]
+    fn damaged_parquet_never_panics(changes in prop::collection::vec((any::<usize>(), any::<u8>()), 1..6), cut: usize, packed: bool) {
+        let codec = if packed { Codec::SNAPPY } else { Codec::UNCOMPRESSED };
+        survives("d.parquet", &damaged(parquet_file(codec), &changes, if packed { 0 } else { cut % 3 }));
+    }
+}
