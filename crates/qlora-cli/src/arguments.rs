@@ -281,6 +281,28 @@ pub(crate) enum DataCommand {
     Show(ShowArguments),
     /// Print conversations as a chat template writes them, as JSON
     Render(RenderArguments),
+    /// Write rows of any file and shape as JSONL of messages
+    Convert(ConvertArguments),
+}
+
+/// What to convert.
+#[derive(Debug, Args)]
+pub(crate) struct ConvertArguments {
+    /// Files, folders, patterns, or hf://datasets/organisation/name/PATTERN: JSONL, JSON, CSV, TSV, text, Markdown
+    #[arg(value_name = "SOURCE", required = true)]
+    pub(crate) sources: Vec<String>,
+    /// The file to write
+    #[arg(long, value_name = "OUT.jsonl")]
+    pub(crate) out: PathBuf,
+    /// The shape of all rows: messages, sharegpt, alpaca, prompt-completion, preference, prompt or text
+    #[arg(long, value_name = "SHAPE")]
+    pub(crate) shape: Option<String>,
+    /// The column that holds a key of the shape, as in --column prompt=question; may be repeated
+    #[arg(long = "column", value_name = "KEY=COLUMN")]
+    pub(crate) columns: Vec<String>,
+    /// Leave rows out that cannot be used, and count them
+    #[arg(long)]
+    pub(crate) skip_bad_rows: bool,
 }
 
 /// How rows become tokens.

@@ -2,6 +2,7 @@
 
 mod check;
 mod colour;
+mod convert;
 mod render;
 mod show;
 
@@ -23,6 +24,7 @@ pub(crate) fn run(global: &GlobalOptions, command: &DataCommand) -> Result<(), F
         DataCommand::Check(arguments) => check::run(global, arguments),
         DataCommand::Show(arguments) => show::run(global, arguments),
         DataCommand::Render(arguments) => render::run(arguments),
+        DataCommand::Convert(arguments) => convert::run(global, arguments),
     }
 }
 

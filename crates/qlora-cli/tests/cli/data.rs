@@ -226,3 +226,29 @@ fn rows_are_shown_as_a_real_model_sees_them() {
     assert!(ran.stderr.contains("<|eot_id|> which the vocabulary does not have"), "{}", ran.stderr);
     assert_eq!(finding(&report(&ran), "unended-response")["rows"], 1);
 }
+
+#[test]
+fn rows_of_a_table_become_messages() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    fs::write(home.join("qa.csv"), "question,answer\n1+1?,2\n\"a \"\"quote\"\"\",yes\n").unwrap();
+    let arguments = ["data", "convert", "qa.csv", "--out", "out.jsonl", "--column", "prompt=question"];
+    let ran =
+        qlora(home, arguments.into_iter().chain(["--column", "completion=answer", "--json"])).succeeded();
+    assert_eq!(report(&ran), json!({"out": "out.jsonl", "written": 2, "skipped": 0}));
+    let rows: Vec<Value> = fs::read_to_string(home.join("out.jsonl"))
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(rows, [pair("1+1?", "2"), pair("a \"quote\"", "yes")]);
+
+    let ran = qlora(home, ["data", "convert", "qa.csv", "--out", "b.jsonl", "--shape", "table"]);
+    ran.failed(2, &["--shape table", "unknown variant"]);
+    let ran = qlora(home, ["data", "convert", "qa.csv", "--out", "b.jsonl", "--column", "prompt"]);
+    ran.failed(2, &["KEY=COLUMN"]);
+    fs::write(home.join("bad.jsonl"), "{\"prompt\": \"a\", \"completion\": \"b\"}\n{broken\n").unwrap();
+    qlora(home, ["data", "convert", "bad.jsonl", "--out", "b.jsonl"]).failed(1, &["bad.jsonl", "line 2"]);
+    assert!(!home.join("b.jsonl").exists());
+    qlora(home, ["data", "convert", "bad.jsonl", "--out", "b.jsonl", "--skip-bad-rows"]).succeeded();
+}
