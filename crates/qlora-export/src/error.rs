@@ -60,7 +60,7 @@ pub enum ExportError {
         /// The tensor, by its name in the file.
         name: String,
         /// Why.
-        source: qlora_gguf::QuantizeError,
+        source: Box<qlora_gguf::QuantizeError>,
     },
     /// What the model computes, or a tensor of it, has no place in the form asked for.
     #[error("{}: {what} cannot be written as {form}{hint}", path.display())]
@@ -76,7 +76,7 @@ pub enum ExportError {
     },
     /// The checkpoint that is read.
     #[error(transparent)]
-    Model(#[from] qlora_models::ModelError),
+    Model(Box<qlora_models::ModelError>),
     /// An adapter that does not fit the model.
     #[error(transparent)]
     Lora(#[from] qlora_lora::LoraError),
@@ -85,14 +85,32 @@ pub enum ExportError {
     Text(#[from] qlora_text::Error),
     /// A GGUF file.
     #[error(transparent)]
-    Gguf(#[from] qlora_gguf::GgufError),
+    Gguf(Box<qlora_gguf::GgufError>),
     /// A file cannot be read or written.
     #[error(transparent)]
     File(#[from] qlora_files::Error),
     /// An adapter directory cannot be written.
     #[error(transparent)]
-    Peft(#[from] crate::PeftError),
+    Peft(Box<crate::PeftError>),
     /// What was written is not what was to be written.
     #[error(transparent)]
-    Verify(#[from] VerifyError),
+    Verify(Box<VerifyError>),
 }
+
+/// Large errors are boxed, so that results stay small.
+macro_rules! boxed {
+    ($($variant:ident($error:ty)),*) => {$(
+        impl From<$error> for ExportError {
+            fn from(error: $error) -> Self {
+                Self::$variant(Box::new(error))
+            }
+        }
+    )*};
+}
+
+boxed!(
+    Model(qlora_models::ModelError),
+    Gguf(qlora_gguf::GgufError),
+    Peft(crate::PeftError),
+    Verify(VerifyError)
+);

@@ -110,6 +110,7 @@ fn verification_finds_a_flipped_code() {
     bytes[at + 100] ^= 1;
     fs::write(&path, bytes).unwrap();
     let error = verify_bnb_4bit(source, options, &out).unwrap_err();
-    let ExportError::Verify(VerifyError::Tensors { problem, .. }) = &error else { panic!("{error}") };
+    let ExportError::Verify(source) = &error else { panic!("{error}") };
+    let VerifyError::Tensors { problem, .. } = &**source else { panic!("{error}") };
     assert!(problem.contains(name), "{error}");
 }

@@ -199,7 +199,7 @@ fn verification_finds_what_is_wrong() {
     let path = folder.path().join("model.gguf");
     let check = |tolerance| verify::<Flex>(source, &path, tolerance, &probe, u64::MAX, &FlexDevice);
     let wrong = |tolerance| match check(tolerance) {
-        Err(ExportError::Verify(error)) => error,
+        Err(ExportError::Verify(error)) => *error,
         other => panic!("{other:?}"),
     };
     export(source, GgufType::F16, &path).unwrap();

@@ -27,9 +27,12 @@ pub(super) fn encode(
             let matrices = importance.map_or(1, |importance| importance.len() / columns);
             for (index, matrix) in values.chunks_exact(values.len() / matrices).enumerate() {
                 let importance = importance.map(|importance| &importance[index * columns..][..columns]);
-                let blocks = blocks.quantize(matrix, columns, importance).map_err(|source| {
-                    ExportError::Blocks { path: path.to_owned(), name: spec.name.clone(), source }
-                })?;
+                let blocks =
+                    blocks.quantize(matrix, columns, importance).map_err(|source| ExportError::Blocks {
+                        path: path.to_owned(),
+                        name: spec.name.clone(),
+                        source: Box::new(source),
+                    })?;
                 out.write_all(&blocks).map_err(qlora_files::Error::io("write the tensors of", path))?;
             }
             return Ok(());
