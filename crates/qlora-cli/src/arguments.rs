@@ -182,7 +182,7 @@ pub(crate) struct ExportArguments {
     /// An adapter directory in PEFT's format, to be merged into the weights
     #[arg(long, value_name = "DIR")]
     pub(crate) adapter: Option<PathBuf>,
-    /// The form to write: peft, safetensors, bnb-4bit, gguf:TYPE, gguf-lora, ollama[:TYPE]
+    /// The form to write: peft, safetensors, bnb-4bit, gguf:TYPE, gguf-lora, ollama or ollama:TYPE
     #[arg(long, value_name = "FORM")]
     pub(crate) to: ExportForm,
     /// The directory or file to write; it must be new, a directory may be empty
