@@ -10,6 +10,7 @@ mod grpo_config;
 mod grpo_resume;
 mod loss_scaling;
 mod metrics;
+mod packing;
 mod resume;
 mod schedule;
 mod tiny_run;
