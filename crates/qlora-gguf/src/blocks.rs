@@ -31,6 +31,7 @@ mod q8_0;
 mod q8_k;
 mod quarters;
 mod rounding;
+mod searched32;
 mod ternary;
 
 use half::f16;

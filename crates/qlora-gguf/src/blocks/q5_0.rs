@@ -1,9 +1,10 @@
 //! `d | fifth bits | codes[16]`, value = d (code − 16): 5 bits, one f16 scale for 32 values.
 
 use super::rounding::{extreme, inverse_or_zero, to_f16, truncated, weigh_row};
+use super::searched32::Searched32;
 use super::{f16_at, nibbles};
+use crate::search::Lanes;
 use crate::search::symmetric::{self, SymmetricFit};
-use crate::search::{Encoder, Lanes, Rows};
 
 const BOUND: u8 = 16;
 
@@ -17,51 +18,35 @@ pub(super) fn decode(block: &[u8; 22], out: &mut [f32; 32]) {
 
 pub(super) struct Q5_0;
 
-impl Encoder for Q5_0 {
+impl Searched32 for Q5_0 {
+    type Block = [u8; 22];
+
+    /// Code 0 is the value of largest magnitude, whatever its sign.
     #[inline(always)]
-    fn encode<V: Lanes>(rows: Rows<'_>, out: &mut [u8]) {
-        let blocks = out.as_chunks_mut::<22>().0;
-        match rows.importance {
-            Some(importance) => {
-                let rows = rows.values.chunks_exact(rows.columns);
-                for (row, blocks) in rows.zip(blocks.chunks_exact_mut(importance.len() / 32)) {
-                    encode_weighted::<V>(row, importance, blocks);
-                }
-            }
-            None => {
-                for (values, block) in rows.values.as_chunks().0.iter().zip(blocks) {
-                    encode_block(values, block);
-                }
-            }
-        }
-    }
-}
-
-/// Code 0 is the value of largest magnitude, whatever its sign.
-#[inline(always)]
-fn encode_block(values: &[f32; 32], block: &mut [u8; 22]) {
-    let d = extreme(values) / -f32::from(BOUND);
-    let inverse = inverse_or_zero(d);
-    let mut codes = [0; 32];
-    for (code, &x) in codes.iter_mut().zip(values) {
-        *code = (truncated(x * inverse + 16.5) as i8).min(2 * BOUND as i8 - 1) as u8;
-    }
-    write(d, &codes, block);
-}
-
-#[inline(always)]
-fn encode_weighted<V: Lanes>(row: &[f32], importance: &[f32], blocks: &mut [[u8; 22]]) {
-    let mut weights = vec![0.0; row.len()];
-    weigh_row(row, importance, &mut weights);
-    let groups = row.as_chunks().0;
-    let mut fits = vec![SymmetricFit::default(); groups.len()];
-    symmetric::fit::<V, 32>(BOUND, groups, weights.as_chunks().0, &mut fits);
-    for ((values, fit), block) in groups.iter().zip(fits).zip(blocks) {
+    fn encode_block(values: &[f32; 32], block: &mut Self::Block) {
+        let d = extreme(values) / -f32::from(BOUND);
+        let inverse = inverse_or_zero(d);
         let mut codes = [0; 32];
         for (code, &x) in codes.iter_mut().zip(values) {
-            *code = fit.code(x, BOUND);
+            *code = (truncated(x * inverse + 16.5) as i8).min(2 * BOUND as i8 - 1) as u8;
         }
-        write(fit.scale, &codes, block);
+        write(d, &codes, block);
+    }
+
+    #[inline(always)]
+    fn encode_weighted<V: Lanes>(row: &[f32], importance: &[f32], blocks: &mut [Self::Block]) {
+        let mut weights = vec![0.0; row.len()];
+        weigh_row(row, importance, &mut weights);
+        let groups = row.as_chunks().0;
+        let mut fits = vec![SymmetricFit::default(); groups.len()];
+        symmetric::fit::<V, 32>(BOUND, groups, weights.as_chunks().0, &mut fits);
+        for ((values, fit), block) in groups.iter().zip(fits).zip(blocks) {
+            let mut codes = [0; 32];
+            for (code, &x) in codes.iter_mut().zip(values) {
+                *code = fit.code(x, BOUND);
+            }
+            write(fit.scale, &codes, block);
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! `d | m | fifth bits | codes[16]`, value = d code + m: 5 bits, f16 scale and minimum for 32 values.
 
 use super::rounding::{inverse_or_zero, range, to_f16, truncated, weigh_row};
+use super::searched32::Searched32;
 use super::{f16_at, nibbles};
+use crate::search::Lanes;
 use crate::search::affine::{AffineFit, AffineSearch};
-use crate::search::{Encoder, Lanes, Rows};
 
 const LEVELS: u8 = 31;
 
@@ -17,52 +18,36 @@ pub(super) fn decode(block: &[u8; 24], out: &mut [f32; 32]) {
 
 pub(super) struct Q5_1;
 
-impl Encoder for Q5_1 {
+impl Searched32 for Q5_1 {
+    type Block = [u8; 24];
+
+    /// Code 0 is the minimum, code 31 the maximum.
     #[inline(always)]
-    fn encode<V: Lanes>(rows: Rows<'_>, out: &mut [u8]) {
-        let blocks = out.as_chunks_mut::<24>().0;
-        match rows.importance {
-            Some(importance) => {
-                let rows = rows.values.chunks_exact(rows.columns);
-                for (row, blocks) in rows.zip(blocks.chunks_exact_mut(importance.len() / 32)) {
-                    encode_weighted::<V>(row, importance, blocks);
-                }
-            }
-            None => {
-                for (values, block) in rows.values.as_chunks().0.iter().zip(blocks) {
-                    encode_block(values, block);
-                }
-            }
-        }
-    }
-}
-
-/// Code 0 is the minimum, code 31 the maximum.
-#[inline(always)]
-fn encode_block(values: &[f32; 32], block: &mut [u8; 24]) {
-    let (min, max) = range(values);
-    let d = (max - min) / f32::from(LEVELS);
-    let inverse = inverse_or_zero(d);
-    let mut codes = [0; 32];
-    for (code, &x) in codes.iter_mut().zip(values) {
-        *code = truncated((x - min) * inverse + 0.5) as u8;
-    }
-    write(d, min, &codes, block);
-}
-
-#[inline(always)]
-fn encode_weighted<V: Lanes>(row: &[f32], importance: &[f32], blocks: &mut [[u8; 24]]) {
-    let mut weights = vec![0.0; row.len()];
-    weigh_row(row, importance, &mut weights);
-    let groups = row.as_chunks().0;
-    let mut fits = vec![AffineFit::default(); groups.len()];
-    AffineSearch::weighted(LEVELS).fit::<V, 32>(groups, weights.as_chunks().0, &mut fits);
-    for ((values, fit), block) in groups.iter().zip(fits).zip(blocks) {
+    fn encode_block(values: &[f32; 32], block: &mut Self::Block) {
+        let (min, max) = range(values);
+        let d = (max - min) / f32::from(LEVELS);
+        let inverse = inverse_or_zero(d);
         let mut codes = [0; 32];
         for (code, &x) in codes.iter_mut().zip(values) {
-            *code = fit.code(x, LEVELS);
+            *code = truncated((x - min) * inverse + 0.5) as u8;
         }
-        write(fit.scale, fit.min, &codes, block);
+        write(d, min, &codes, block);
+    }
+
+    #[inline(always)]
+    fn encode_weighted<V: Lanes>(row: &[f32], importance: &[f32], blocks: &mut [Self::Block]) {
+        let mut weights = vec![0.0; row.len()];
+        weigh_row(row, importance, &mut weights);
+        let groups = row.as_chunks().0;
+        let mut fits = vec![AffineFit::default(); groups.len()];
+        AffineSearch::weighted(LEVELS).fit::<V, 32>(groups, weights.as_chunks().0, &mut fits);
+        for ((values, fit), block) in groups.iter().zip(fits).zip(blocks) {
+            let mut codes = [0; 32];
+            for (code, &x) in codes.iter_mut().zip(values) {
+                *code = fit.code(x, LEVELS);
+            }
+            write(fit.scale, fit.min, &codes, block);
+        }
     }
 }
 
