@@ -18,8 +18,8 @@ use qlora_core::burn;
 use qlora_core::kernels::device::{DeviceInfo, OnDevice, on_device};
 use qlora_core::kernels::{
     Activation, AdamWStep, AttentionSpan, AttentionSpec, Compute, CrossEntropyOptions, FrozenWeight,
-    KernelBackend, LoraOperands, Nf4Weight, RmsNormOptions, adamw, attention, gated_activation, greedy,
-    linear, linear_cross_entropy, rms_norm, rope, sum_of_squares,
+    KernelBackend, LoraOperands, Nf4Weight, NormOutput, RmsNormOptions, SavedNorm, adamw, attention,
+    gated_activation, greedy, linear, linear_cross_entropy, residual_dtype, rms_norm, rope, sum_of_squares,
 };
 use qlora_core::quant::Nf4Options;
 
@@ -213,12 +213,21 @@ fn pointwise<B: KernelBackend>(device: &B::Device, sizes: Sizes, compute: Comput
     };
     let x = random::<B>(device, [tokens, sizes.hidden], dtype);
     let weight = Tensor::<B, 1>::ones([sizes.hidden], (device, DType::F32));
-    let options = RmsNormOptions { eps: 1e-5, unit_offset: false };
+    let options = RmsNormOptions { eps: 1e-5, unit_offset: false, output: x.dtype() };
     run("rms_norm", 2.0, sizes.hidden, &mut || drop(rms_norm(x.clone(), weight.clone(), options)));
     let (px, pw) = (x.clone().into_primitive().tensor(), weight.into_primitive().tensor());
-    let (_, rstd) = B::rms_norm_forward(px.clone(), pw.clone(), options);
+    let NormOutput { kept, rstd, .. } = B::rms_norm_forward(px.clone(), pw.clone(), options);
+    let saved = SavedNorm { x: kept, weight: pw.clone(), rstd, dtype };
     run("rms_norm backward", 3.0, sizes.hidden, &mut || {
-        drop(B::rms_norm_backward(px.clone(), px.clone(), pw.clone(), rstd.clone(), options, false));
+        drop(B::rms_norm_backward(px.clone(), saved.clone(), options, false));
+    });
+    let residual = random::<B>(device, [tokens, sizes.hidden], residual_dtype(dtype));
+    // Elements of the stream read and written, of activations read, and written twice where the types differ.
+    let stream = 2.0 * residual.dtype().size() as f64 / bytes;
+    let activations = if residual.dtype() == dtype { 2.0 } else { 3.0 };
+    let stream_primitive = residual.into_primitive().tensor();
+    run("add_rms_norm", stream + activations, sizes.hidden, &mut || {
+        drop(B::add_rms_norm_forward(stream_primitive.clone(), px.clone(), pw.clone(), options));
     });
     let table_shape = [tokens, sizes.head_dim / 2];
     let (cos, sin) =

@@ -136,6 +136,19 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         pointwise::rms_norm::<B, C>(x, weight, options)
     }
 
+    fn add_to_residual(residual: FloatTensor<Self>, delta: FloatTensor<Self>) -> FloatTensor<Self> {
+        pointwise::add_to_residual::<B, C>(residual, delta)
+    }
+
+    fn add_rms_norm(
+        residual: FloatTensor<Self>,
+        delta: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        options: RmsNormOptions,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        pointwise::add_rms_norm::<B, C>(residual, delta, weight, options)
+    }
+
     fn rope(
         x: FloatTensor<Self>,
         cos: FloatTensor<Self>,

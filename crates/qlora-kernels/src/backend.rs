@@ -8,9 +8,9 @@ use crate::activation::{self, Activation};
 use crate::attention::{self, AttentionSpec};
 use crate::cross_entropy::{self, CrossEntropySpec, LossOutput, LossParts};
 use crate::device::{ActivationSizes, DeviceMemory};
-use crate::linear::{self, GradInput, LinearOutput, LoraParts};
+use crate::linear::{self, GradInput, LinearOutput, LinearParts, LoraParts};
 use crate::nf4::{self, Nf4Parts};
-use crate::norm::{self, RmsNormOptions};
+use crate::norm::{self, NormOutput, RmsNormOptions, SavedNorm};
 use crate::optimizer::{self, AdamWStep};
 use crate::paged::{self, CacheRows, PageTable};
 use crate::quantized8::Quantized8Parts;
@@ -137,34 +137,80 @@ pub trait KernelBackend: Backend {
         Self::adapted_linear(Self::gated_activation(activation, gate, up), w, bias, lora)
     }
 
+    /// [`adapted_linear`](KernelBackend::adapted_linear) of the same rows with several weights.
+    fn adapted_linears(x: FloatTensor<Self>, layers: Vec<LinearParts<Self>>) -> Vec<FloatTensor<Self>> {
+        let layer = |LinearParts { weight, bias, lora }: LinearParts<Self>| {
+            Self::adapted_linear(x.clone(), &weight, bias, lora)
+        };
+        layers.into_iter().map(layer).collect()
+    }
+
+    /// `down(act(gate(x)) ⊙ up(x))`.
+    fn gated_mlp(
+        activation: Activation,
+        x: FloatTensor<Self>,
+        gate: LinearParts<Self>,
+        up: LinearParts<Self>,
+        down: LinearParts<Self>,
+    ) -> FloatTensor<Self> {
+        let gate = Self::adapted_linear(x.clone(), &gate.weight, gate.bias, gate.lora);
+        let up = Self::adapted_linear(x, &up.weight, up.bias, up.lora);
+        Self::gated_linear(activation, gate, up, &down.weight, down.bias, down.lora)
+    }
+
     /// `y = x / sqrt(mean(x²) + ε) · w`, row by row.
     fn rms_norm(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         options: RmsNormOptions,
     ) -> FloatTensor<Self> {
-        Self::rms_norm_forward(x, weight, options).0
+        Self::rms_norm_forward(x, weight, options).y
     }
 
-    /// [`rms_norm`](KernelBackend::rms_norm), and `1 / sqrt(mean(x²) + ε)` of each row: `[rows]`.
+    /// [`rms_norm`](KernelBackend::rms_norm), and what its backward pass reads.
     fn rms_norm_forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         options: RmsNormOptions,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+    ) -> NormOutput<Self> {
         norm::forward::<Self>(x, weight, options)
+    }
+
+    /// `residual + delta`, in the type of the former.
+    fn add_to_residual(residual: FloatTensor<Self>, delta: FloatTensor<Self>) -> FloatTensor<Self> {
+        norm::add_reference::<Self>(residual, delta)
+    }
+
+    /// [`add_to_residual`](KernelBackend::add_to_residual), and [`rms_norm`](KernelBackend::rms_norm) of the sum.
+    fn add_rms_norm(
+        residual: FloatTensor<Self>,
+        delta: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        options: RmsNormOptions,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (sum, norm) = Self::add_rms_norm_forward(residual, delta, weight, options);
+        (sum, norm.y)
+    }
+
+    /// The sum of [`add_rms_norm`](KernelBackend::add_rms_norm), and the forward pass of its norm.
+    fn add_rms_norm_forward(
+        residual: FloatTensor<Self>,
+        delta: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        options: RmsNormOptions,
+    ) -> (FloatTensor<Self>, NormOutput<Self>) {
+        let sum = Self::add_to_residual(residual, delta);
+        (sum.clone(), Self::rms_norm_forward(sum, weight, options))
     }
 
     /// Gradients of the input and, where asked for, of the weight.
     fn rms_norm_backward(
         dy: FloatTensor<Self>,
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        rstd: FloatTensor<Self>,
+        saved: SavedNorm<Self>,
         options: RmsNormOptions,
         weight_grad: bool,
     ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
-        norm::backward::<Self>(dy, x, weight, rstd, options, weight_grad)
+        norm::backward::<Self>(dy, saved, options, weight_grad)
     }
 
     /// Rotates pairs `(i, i + d/2)` of every head; `inverse` rotates back, which is the backward pass.
@@ -234,6 +280,21 @@ pub trait KernelBackend: Backend {
         rows: &CacheRows<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         paged::append_reference::<Self>(cache, new, rows)
+    }
+
+    /// Rotates queries and keys as [`rope`](KernelBackend::rope) does, by `angles` (cosines and sines), and appends keys and
+    /// values to a cache: the queries and the cache.
+    fn rotate_and_append(
+        q: FloatTensor<Self>,
+        new: (FloatTensor<Self>, FloatTensor<Self>),
+        angles: (FloatTensor<Self>, FloatTensor<Self>),
+        cache: (FloatTensor<Self>, FloatTensor<Self>),
+        rows: &CacheRows<Self>,
+    ) -> (FloatTensor<Self>, (FloatTensor<Self>, FloatTensor<Self>)) {
+        let (cos, sin) = angles;
+        let q = Self::rope(q, cos.clone(), sin.clone(), false);
+        let k = Self::rope(new.0, cos, sin, false);
+        (q, Self::append_to_cache(cache, (k, new.1), rows))
     }
 
     /// Rows of a cache, one behind the other.

@@ -8,14 +8,16 @@ mod adamw8bit;
 mod cases;
 mod decoding;
 mod harness;
+mod joint;
 
 pub use adamw8bit::optimizers_8bit;
 pub use cases::{
     activations, attentions, embeddings, gated_linears, linears, losses, norms, optimizers, quantized,
     rotations,
 };
-pub use decoding::{caches, paged_attentions, samplings};
+pub use decoding::{caches, paged_attentions, rotated_caches, samplings};
 pub use harness::{Failure, Operation, check};
+pub use joint::joint_linears;
 
 /// Makes the tests of one backend: `conformance!(Backend, device, [Compute::F32, Compute::Bf16])`.
 ///
@@ -25,7 +27,8 @@ pub use harness::{Failure, Operation, check};
 macro_rules! conformance {
     ($(#[$attribute:meta])* $backend:ty, $device:expr, $computes:expr) => {
         $crate::conformance!(@typed [$(#[$attribute])*] $backend, $device, $computes;
-            linears gated_linears norms rotations activations attentions paged_attentions losses);
+            linears gated_linears norms rotations activations attentions paged_attentions
+            rotated_caches joint_linears losses);
         $crate::conformance!(@plain [$(#[$attribute])*] $backend, $device;
             quantized embeddings optimizers optimizers_8bit caches samplings);
     };

@@ -6,6 +6,7 @@
 pub(crate) mod attention;
 pub(crate) mod elementwise;
 mod greedy;
+mod joint_product;
 pub(crate) mod linear;
 pub(crate) mod loss;
 pub(crate) mod matmul;
@@ -33,9 +34,9 @@ use crate::attention::{self as attention_reference, AttentionSpec, Saved};
 use crate::cross_entropy::{self, CrossEntropySpec, LossOutput, LossParts};
 use crate::device::{ActivationSizes, DeviceMemory};
 use crate::greedy as greedy_reference;
-use crate::linear::{self as linear_reference, GradInput, LinearOutput, LoraParts};
+use crate::linear::{self as linear_reference, GradInput, LinearOutput, LinearParts, LoraParts};
 use crate::nf4::{self as nf4_reference, AbsmaxParts, Nf4Parts};
-use crate::norm::{self as norm_reference, RmsNormOptions};
+use crate::norm::{self as norm_reference, NormOutput, RmsNormOptions, SavedNorm};
 use crate::optimizer::{self as optimizer_reference, AdamWStep};
 use crate::paged::{CacheRows, PageTable};
 use crate::quantized8::Quantized8Parts;
@@ -188,6 +189,34 @@ impl<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> KernelBack
         Self::linear_forward(x, w, bias, lora.as_ref()).y
     }
 
+    fn adapted_linears(x: CubeTensor<R>, layers: Vec<LinearParts<Self>>) -> Vec<CubeTensor<R>> {
+        let x = tensors::rows(x);
+        match linear::three_in_one_launch(&x, &layers) {
+            Some(outputs) => outputs.into(),
+            None => (layers.into_iter())
+                .map(|LinearParts { weight, bias, lora }| {
+                    Self::adapted_linear(x.clone(), &weight, bias, lora)
+                })
+                .collect(),
+        }
+    }
+
+    fn gated_mlp(
+        activation: Activation,
+        x: CubeTensor<R>,
+        gate: LinearParts<Self>,
+        up: LinearParts<Self>,
+        down: LinearParts<Self>,
+    ) -> CubeTensor<R> {
+        let x = tensors::rows(x);
+        if let Some(product) = linear::gated_in_one_launch(activation, &x, &gate, &up) {
+            return Self::adapted_linear(product, &down.weight, down.bias, down.lora);
+        }
+        let gate = Self::adapted_linear(x.clone(), &gate.weight, gate.bias, gate.lora);
+        let up = Self::adapted_linear(x, &up.weight, up.bias, up.lora);
+        Self::gated_linear(activation, gate, up, &down.weight, down.bias, down.lora)
+    }
+
     fn linear_forward(
         x: CubeTensor<R>,
         w: &WeightParts<Self>,
@@ -228,26 +257,53 @@ impl<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> KernelBack
         x: CubeTensor<R>,
         weight: CubeTensor<R>,
         options: RmsNormOptions,
-    ) -> (CubeTensor<R>, CubeTensor<R>) {
-        if !cube(is_float(x.dtype) && weight.dtype == DType::F32) {
+    ) -> NormOutput<Self> {
+        if !cube(is_float(x.dtype) && is_float(options.output) && weight.dtype == DType::F32) {
             return norm_reference::forward::<Self>(x, weight, options);
         }
-        norm::forward(x, weight, options)
+        let norm::Forward { y, kept, rstd, .. } = norm::forward(x, None, weight, options);
+        NormOutput { y, kept, rstd }
+    }
+
+    fn add_to_residual(residual: CubeTensor<R>, delta: CubeTensor<R>) -> CubeTensor<R> {
+        if !cube(are_floats([&residual, &delta])) {
+            return norm_reference::add_reference::<Self>(residual, delta);
+        }
+        elementwise::add_to_residual(residual, delta)
+    }
+
+    fn add_rms_norm_forward(
+        residual: CubeTensor<R>,
+        delta: CubeTensor<R>,
+        weight: CubeTensor<R>,
+        options: RmsNormOptions,
+    ) -> (CubeTensor<R>, NormOutput<Self>) {
+        let types = are_floats([&residual, &delta]) && delta.dtype == options.output;
+        if types && weight.dtype == DType::F32 && cube(true) {
+            let norm::Forward { sum: Some(sum), y, kept, rstd } =
+                norm::forward(residual, Some(delta), weight, options)
+            else {
+                unreachable!("something was added");
+            };
+            return (sum, NormOutput { y, kept, rstd });
+        }
+        let sum = Self::add_to_residual(residual, delta);
+        (sum.clone(), Self::rms_norm_forward(sum, weight, options))
     }
 
     fn rms_norm_backward(
         dy: CubeTensor<R>,
-        x: CubeTensor<R>,
-        weight: CubeTensor<R>,
-        rstd: CubeTensor<R>,
+        saved: SavedNorm<Self>,
         options: RmsNormOptions,
         weight_grad: bool,
     ) -> (CubeTensor<R>, Option<CubeTensor<R>>) {
-        let types = is_float(x.dtype) && dy.dtype == x.dtype && weight.dtype == DType::F32;
-        if !cube(types && rstd.dtype == DType::F32) {
-            return norm_reference::backward::<Self>(dy, x, weight, rstd, options, weight_grad);
+        let types = is_float(saved.x.dtype) && is_float(saved.dtype) && dy.dtype == saved.x.dtype;
+        let scales = saved.weight.dtype == DType::F32 && saved.rstd.dtype == DType::F32;
+        if !cube(types && scales) {
+            return norm_reference::backward::<Self>(dy, saved, options, weight_grad);
         }
-        norm::backward(dy, x, weight, rstd, options, weight_grad)
+        let SavedNorm { x, weight, rstd, dtype } = saved;
+        norm::backward(dy, x, weight, rstd, dtype, options, weight_grad)
     }
 
     fn rope(x: CubeTensor<R>, cos: CubeTensor<R>, sin: CubeTensor<R>, inverse: bool) -> CubeTensor<R> {
@@ -322,6 +378,24 @@ impl<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> KernelBack
             return paged_reference::append_reference::<Self>(cache, new, at);
         }
         paged::append(cache, new, at.device.clone(), at.host.len())
+    }
+
+    fn rotate_and_append(
+        q: CubeTensor<R>,
+        new: (CubeTensor<R>, CubeTensor<R>),
+        angles: (CubeTensor<R>, CubeTensor<R>),
+        cache: (CubeTensor<R>, CubeTensor<R>),
+        at: &CacheRows<Self>,
+    ) -> (CubeTensor<R>, (CubeTensor<R>, CubeTensor<R>)) {
+        let types = [&new.0, &new.1, &cache.0, &cache.1].iter().all(|t| t.dtype == q.dtype);
+        let tables = angles.0.dtype == DType::F32 && angles.1.dtype == DType::F32;
+        if types && tables && at.device.dtype == DType::U32 && cube(is_float(q.dtype)) {
+            return paged::rotate_and_append(q, new, angles, cache, at.device.clone());
+        }
+        let (cos, sin) = angles;
+        let q = Self::rope(q, cos.clone(), sin.clone(), false);
+        let k = Self::rope(new.0, cos, sin, false);
+        (q, Self::append_to_cache(cache, (k, new.1), at))
     }
 
     fn gather_rows(cache: CubeTensor<R>, at: &CacheRows<Self>) -> CubeTensor<R> {

@@ -15,8 +15,7 @@ mod wgpu;
 pub use cuda::cuda;
 pub use dispatch::{OnDevice, on_device};
 pub use error::DeviceError;
-pub(crate) use memory::persistent;
-pub use memory::{ActivationSizes, DeviceMemory, enter, explain_panic};
+pub use memory::{ActivationSizes, DeviceMemory, enter, explain_panic, persistent};
 #[cfg(feature = "wgpu")]
 pub use wgpu::{GraphicsApi, wgpu};
 

@@ -4,10 +4,11 @@ use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use crate::KernelBackend;
+use crate::norm::residual_dtype;
 use crate::primitive::{primitive, tensor};
 use crate::weight::{FrozenWeight, WeightParts};
 
-/// Rows `ids` of `table` `[vocabulary, hidden]`: `[ids, hidden]`, in the type of activations.
+/// Rows `ids` of `table` `[vocabulary, hidden]`: `[ids, hidden]`, in the type of the residual stream.
 ///
 /// # Panics
 /// When an id is not below the size of the vocabulary.
@@ -15,7 +16,8 @@ use crate::weight::{FrozenWeight, WeightParts};
 pub fn embedding<B: KernelBackend>(table: &FrozenWeight<B>, ids: &[u32]) -> Tensor<B, 2> {
     let [vocabulary, _] = table.shape();
     assert!(ids.iter().all(|id| (*id as usize) < vocabulary), "token ids must be below {vocabulary}");
-    tensor(B::embedding_rows(&table.parts(), ids, B::activation_dtype(table.compute())))
+    let dtype = residual_dtype(B::activation_dtype(table.compute()));
+    tensor(B::embedding_rows(&table.parts(), ids, dtype))
 }
 
 pub(crate) fn reference<B: KernelBackend>(

@@ -18,7 +18,7 @@ use crate::attention::{self, AttentionSpec, Saved};
 use crate::cross_entropy::{self, CrossEntropySpec, LossOutput, LossParts, TokenLosses};
 use crate::linear::{self, GradInput, LinearOutput, LoraParts};
 use crate::nf4::{self, Nf4Parts};
-use crate::norm::{self, RmsNormOptions};
+use crate::norm::{self, NormOutput, RmsNormOptions, SavedNorm};
 use crate::optimizer::{self, AdamWStep};
 use crate::paged::{self, CacheRows, PageTable};
 use crate::quantized8::Quantized8Parts;
@@ -148,36 +148,58 @@ impl KernelBackend for Flex {
         (da, db)
     }
 
-    fn rms_norm_forward(
-        x: FlexTensor,
-        weight: FlexTensor,
-        options: RmsNormOptions,
-    ) -> (FlexTensor, FlexTensor) {
-        if !native(is_f32(&x) && is_f32(&weight)) {
+    fn rms_norm_forward(x: FlexTensor, weight: FlexTensor, options: RmsNormOptions) -> NormOutput<Self> {
+        if !native(is_f32(&x) && is_f32(&weight) && options.output == DType::F32) {
             return norm::forward::<Self>(x, weight, options);
         }
         let (x, weight) = (rows(x), rows(weight));
         let (count, dim) = (x.shape()[0], x.shape()[1]);
-        zeros([count, dim], |y| {
+        let (y, rstd) = zeros([count, dim], |y| {
             zeros([count], |rstd| {
                 qlora_cpu::rms_norm(floats(&x), floats(&weight), dim, settings(options), y, Some(rstd));
             })
             .0
-        })
+        });
+        NormOutput { y, kept: x, rstd }
+    }
+
+    fn add_rms_norm_forward(
+        residual: FlexTensor,
+        delta: FlexTensor,
+        weight: FlexTensor,
+        options: RmsNormOptions,
+    ) -> (FlexTensor, NormOutput<Self>) {
+        let types = [&residual, &delta, &weight].into_iter().all(is_f32);
+        if !native(types && options.output == DType::F32) {
+            let sum = norm::add_reference::<Self>(residual, delta);
+            return (sum.clone(), norm::forward::<Self>(sum, weight, options));
+        }
+        let [residual, delta, weight] = [residual, delta, weight].map(rows);
+        let (count, dim) = (residual.shape()[0], residual.shape()[1]);
+        let (sum, (y, rstd)) = zeros([count, dim], |sum| {
+            zeros([count, dim], |y| {
+                zeros([count], |rstd| {
+                    let [residual, delta, weight] = [&residual, &delta, &weight].map(floats);
+                    let norm = settings(options);
+                    qlora_cpu::add_rms_norm(delta, residual, weight, dim, norm, sum, y, Some(rstd));
+                })
+                .0
+            })
+        });
+        (sum.clone(), NormOutput { y, kept: sum, rstd })
     }
 
     fn rms_norm_backward(
         dy: FlexTensor,
-        x: FlexTensor,
-        weight: FlexTensor,
-        rstd: FlexTensor,
+        saved: SavedNorm<Self>,
         options: RmsNormOptions,
         weight_grad: bool,
     ) -> (FlexTensor, Option<FlexTensor>) {
-        if !native([&dy, &x, &weight, &rstd].into_iter().all(is_f32)) {
-            return norm::backward::<Self>(dy, x, weight, rstd, options, weight_grad);
+        let types = [&dy, &saved.x, &saved.weight, &saved.rstd].into_iter().all(is_f32);
+        if !native(types && saved.dtype == DType::F32) {
+            return norm::backward::<Self>(dy, saved, options, weight_grad);
         }
-        let [dy, x, weight, rstd] = [dy, x, weight, rstd].map(rows);
+        let [dy, x, weight, rstd] = [dy, saved.x, saved.weight, saved.rstd].map(rows);
         let (count, dim) = (x.shape()[0], x.shape()[1]);
         zeros([count, dim], |dx| {
             let [dy, x, weight, rstd] = [&dy, &x, &weight, &rstd].map(floats);

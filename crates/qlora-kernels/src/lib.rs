@@ -50,11 +50,15 @@ pub use cross_entropy::{
 pub use embedding::{embedding, embedding_gradient};
 pub use greedy::greedy;
 pub use injection::inject_gradient;
-pub use linear::{LoraOperands, LoraParts, gated_linear, linear};
+pub use linear::{
+    LinearOperands, LinearParts, LoraOperands, LoraParts, gated_linear, gated_mlp, linear, linears,
+};
 pub use nf4::{AbsmaxParts, Nf4Parts, Nf4Weight};
-pub use norm::{RmsNormOptions, rms_norm};
+pub use norm::{
+    NormOutput, RmsNormOptions, SavedNorm, add_rms_norm, add_to_residual, residual_dtype, rms_norm,
+};
 pub use optimizer::{AdamWStep, adamw, adamw8bit, sum_of_squares};
-pub use paged::{CacheRows, PageTable, append_to_cache, gather_rows, paged_attention};
+pub use paged::{CacheRows, PageTable, append_to_cache, gather_rows, paged_attention, rotate_and_append};
 pub use quantized8::{Quantized8, Quantized8Parts};
 pub use rope::rope;
 pub use sampling::{Draw, Warpers, sample};

@@ -145,6 +145,29 @@ pub fn append_to_cache<B: KernelBackend>(
     (tensor(keys), tensor(values))
 }
 
+/// Rotates queries and keys by the angles of their tokens, as [`rope`](crate::rope()) does, and appends keys and values to
+/// a cache as [`append_to_cache`] does: the queries, and the cache.
+///
+/// `angles` are cosines and sines, `[tokens, d/2]`.
+///
+/// # Panics
+/// As [`append_to_cache`].
+#[must_use]
+pub fn rotate_and_append<B: KernelBackend>(
+    q: Tensor<B, 2>,
+    new: (Tensor<B, 2>, Tensor<B, 2>),
+    angles: (Tensor<B, 2>, Tensor<B, 2>),
+    cache: (Tensor<B, 2>, Tensor<B, 2>),
+    rows: &CacheRows<B>,
+) -> (Tensor<B, 2>, (Tensor<B, 2>, Tensor<B, 2>)) {
+    let ([tokens, _], [size, _]) = (new.0.dims(), cache.0.dims());
+    assert_eq!([tokens, q.dims()[0], angles.0.dims()[0]], [rows.host.len(); 3], "one row a token");
+    assert!(rows.host.iter().all(|row| (*row as usize) < size), "a row outside of {size}");
+    let pair = |(first, second): (Tensor<B, 2>, Tensor<B, 2>)| (primitive(first), primitive(second));
+    let (q, (keys, values)) = B::rotate_and_append(primitive(q), pair(new), pair(angles), pair(cache), rows);
+    (tensor(q), (tensor(keys), tensor(values)))
+}
+
 /// Rows of a cache, copied one behind the other.
 ///
 /// # Panics

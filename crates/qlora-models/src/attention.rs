@@ -4,12 +4,12 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use qlora_kernels::{AttentionSpec, KernelBackend, attention, rope};
-use qlora_lora::AdaptedLinear;
+use qlora_lora::{AdaptedLinear, Pass};
 
-use crate::KvCache;
 use crate::config::{LayerAttention, LayerRope, RopePairs};
 use crate::layer::{LayerContext, RopeTable};
 use crate::norm::Norm;
+use crate::{DecoderConfig, KvCache};
 
 /// Attention of a decoder layer.
 #[derive(Module, Debug)]
@@ -32,23 +32,7 @@ impl<B: KernelBackend> SelfAttention<B> {
         cache: Option<(&mut KvCache<B>, usize)>,
     ) -> Tensor<B, 2> {
         let (config, pass) = (&*context.config, context.pass);
-        let (q, k, v) = match &self.qkv[..] {
-            [q_proj, k_proj, v_proj] => {
-                let q = q_proj.forward(x.clone(), pass);
-                let k = k_proj.forward(x.clone(), pass);
-                (q, k, v_proj.forward(x, pass))
-            }
-            fused => {
-                let all = fused[0].forward(x, pass);
-                let queries = config.heads * config.head_dim;
-                let keys = config.kv_heads * config.head_dim;
-                (
-                    all.clone().narrow(1, 0, queries),
-                    all.clone().narrow(1, queries, keys),
-                    all.narrow(1, queries + keys, keys),
-                )
-            }
-        };
+        let [q, k, v] = self.project(x, config, pass);
         let normed = |x: Tensor<B, 2>, norm: &Option<Norm<B>>| match norm {
             Some(norm) => norm.forward_heads(x, config.qk_norm, config.head_dim),
             None => x,
@@ -59,19 +43,40 @@ impl<B: KernelBackend> SelfAttention<B> {
             LayerRope::Local => context.local_rope.as_ref(),
             LayerRope::None => None,
         };
-        let (q, k) = match table {
-            Some(table) => {
-                let turn = |x| rotate(x, table, config.head_dim, config.rope_pairs);
-                (turn(q), turn(k))
-            }
-            None => (q, k),
-        };
         let spec = AttentionSpec { window: self.kind.window, ..context.spec.clone() };
-        let attended = match cache {
-            Some((cache, index)) => cache.attend(index, q, k, v, &spec),
-            None => attention(q, k, v, &spec),
+        let attended = match (cache, table) {
+            (Some((cache, index)), Some(table)) if table.turns_whole_heads(config) && cache.is_read() => {
+                cache.attend_rotated(index, q, k, v, table, &spec)
+            }
+            (cache, table) => {
+                let turn = |x| match table {
+                    Some(table) => rotate(x, table, config.head_dim, config.rope_pairs),
+                    None => x,
+                };
+                let (q, k) = (turn(q), turn(k));
+                match cache {
+                    Some((cache, index)) => cache.attend(index, q, k, v, &spec),
+                    None => attention(q, k, v, &spec),
+                }
+            }
         };
         self.o_proj.forward(attended, pass)
+    }
+
+    /// Queries, keys and values of rows `x`.
+    fn project(&self, x: Tensor<B, 2>, config: &DecoderConfig, pass: Pass) -> [Tensor<B, 2>; 3] {
+        if let [fused] = &self.qkv[..] {
+            let all = fused.forward(x, pass);
+            let queries = config.heads * config.head_dim;
+            let keys = config.kv_heads * config.head_dim;
+            return [
+                all.clone().narrow(1, 0, queries),
+                all.clone().narrow(1, queries, keys),
+                all.narrow(1, queries + keys, keys),
+            ];
+        }
+        let outputs = AdaptedLinear::forward_all(&self.qkv, x, pass);
+        outputs.try_into().unwrap_or_else(|_| unreachable!("queries, keys and values"))
     }
 }
 

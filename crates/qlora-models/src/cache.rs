@@ -4,13 +4,15 @@ mod pages;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
+use qlora_kernels::device::persistent;
 use qlora_kernels::{
     AttentionSpan, AttentionSpec, CacheRows, KernelBackend, PageTable, append_to_cache, attention,
-    gather_rows, paged_attention,
+    gather_rows, paged_attention, rotate_and_append,
 };
 
 use self::pages::{Page, PagePool, Parent};
 use crate::DecoderConfig;
+use crate::layer::RopeTable;
 
 /// Tokens of a page.
 pub(crate) const PAGE_SIZE: usize = 16;
@@ -79,7 +81,8 @@ impl<B: KernelBackend> KvCache<B> {
     #[must_use]
     pub fn new(config: &DecoderConfig, pages: usize, dtype: DType, device: &B::Device) -> Self {
         let shape = [pages * PAGE_SIZE, config.kv_heads * config.head_dim];
-        let empty = || Some(Tensor::zeros(shape, (device, dtype)));
+        let empty =
+            || Some(persistent::<B, _, _>(device, shape, |shape| Tensor::zeros(shape, (device, dtype))));
         Self {
             layers: (0..config.layers).map(|_| LayerCache { keys: empty(), values: empty() }).collect(),
             pool: PagePool::new(pages),
@@ -255,6 +258,37 @@ impl<B: KernelBackend> KvCache<B> {
             Seen::Pass => attention(q, k, v, spec),
             Seen::Rows(rows) => attention(q, gather_rows(&keys, rows), gather_rows(&values, rows), spec),
             Seen::Pages(table) => paged_attention(q, keys.clone(), values.clone(), table, spec),
+        };
+        layer.put((keys, values));
+        out
+    }
+}
+
+impl<B: KernelBackend> KvCache<B> {
+    /// Whether the pass under way reads keys from the cache, and not its own alone.
+    pub(crate) fn is_read(&self) -> bool {
+        self.pass.as_ref().is_some_and(|pass| !matches!(pass.seen, Seen::Pass))
+    }
+
+    /// As [`attend`](Self::attend), of queries and keys that are not rotated yet, in a pass that
+    /// [reads the cache](Self::is_read).
+    pub(crate) fn attend_rotated(
+        &mut self,
+        layer: usize,
+        q: Tensor<B, 2>,
+        k: Tensor<B, 2>,
+        v: Tensor<B, 2>,
+        table: &RopeTable<B>,
+        spec: &AttentionSpec,
+    ) -> Tensor<B, 2> {
+        let pass = self.pass.as_ref().expect("a pass that was begun");
+        let layer = &mut self.layers[layer];
+        let angles = (table.cos.clone(), table.sin.clone());
+        let (q, (keys, values)) = rotate_and_append(q, (k, v), angles, layer.take(), &pass.rows);
+        let out = match &pass.seen {
+            Seen::Rows(rows) => attention(q, gather_rows(&keys, rows), gather_rows(&values, rows), spec),
+            Seen::Pages(table) => paged_attention(q, keys.clone(), values.clone(), table, spec),
+            Seen::Pass => unreachable!("a pass that reads the cache"),
         };
         layer.put((keys, values));
         out

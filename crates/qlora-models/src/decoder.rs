@@ -15,6 +15,7 @@ use qlora_lora::Pass;
 use crate::config::LayerRope;
 use crate::layer::{DecoderLayer, LayerContext, RopeTable};
 use crate::norm::Norm;
+use crate::residual::Residual;
 use crate::rope::angles;
 use crate::{DecoderConfig, KvCache, RopeScaling};
 
@@ -150,16 +151,17 @@ impl<B: KernelBackend> Decoder<B> {
         let finite = |h: &Tensor<B, 2>| h.clone().is_finite().all().into_data().iter::<bool>().all(|all| all);
         let context = self.context(&batch.positions(), AttentionSpan::sequences(batch.lengths), pass);
         let mut h = self.embed(batch.ids);
+        let dtype = B::activation_dtype(self.embed_tokens.compute());
         if !finite(&h) {
             return Some("model.embed_tokens".to_string());
         }
         for (index, layer) in self.layers.iter().enumerate() {
-            h = layer.forward(h, &context, None);
+            h = layer.forward(Residual::new(h), &context, None).rows();
             if !finite(&h) {
                 return Some(format!("model.layers.{index}"));
             }
         }
-        let normed = self.norm.forward(h);
+        let normed = self.norm.forward(h, dtype);
         (!finite(&normed)).then(|| "model.norm".to_string())
     }
 
@@ -247,7 +249,7 @@ impl<B: KernelBackend> Decoder<B> {
         }
     }
 
-    /// The hidden states that the first layer gets.
+    /// The residual stream that the first layer gets.
     pub(crate) fn embed(&self, ids: &[u32]) -> Tensor<B, 2> {
         let h = embedding(&self.embed_tokens, ids);
         let scale = self.config.embedding_scale;
@@ -255,7 +257,7 @@ impl<B: KernelBackend> Decoder<B> {
             return h;
         }
         // The factor is rounded to the type of the activations, as the peers have it.
-        let scale = match h.dtype() {
+        let scale = match B::activation_dtype(self.embed_tokens.compute()) {
             DType::BF16 => bf16::from_f64(scale).to_f64(),
             DType::F16 => f16::from_f64(scale).to_f64(),
             _ => f64::from(scale as f32),
@@ -278,11 +280,13 @@ impl<B: KernelBackend> Decoder<B> {
         context: &LayerContext<B>,
         mut cache: Option<&mut KvCache<B>>,
     ) -> Tensor<B, 2> {
-        let mut h = self.embed(ids);
+        let h = self.embed(ids);
         assert_eq!(h.dims()[0], context.rope.cos.dims()[0], "one position a token");
+        let mut stream = Residual::new(h);
         for (index, layer) in self.layers.iter().enumerate() {
-            h = layer.forward(h, context, cache.as_deref_mut().map(|cache| (cache, index)));
+            stream = layer.forward(stream, context, cache.as_deref_mut().map(|cache| (cache, index)));
         }
-        self.norm.forward(h)
+        let dtype = B::activation_dtype(self.embed_tokens.compute());
+        stream.normed(Some(&self.norm), dtype).1
     }
 }

@@ -10,9 +10,10 @@ use qlora_kernels::{AttentionSpec, KernelBackend};
 use qlora_lora::{AdaptedLinear, Pass};
 
 use crate::attention::SelfAttention;
-use crate::config::NormPlacement;
+use crate::config::{NormPlacement, RopePairs};
 use crate::mlp::Mlp;
 use crate::norm::Norm;
+use crate::residual::Residual;
 use crate::tensors::{expert_name, gate_up_names, qkv_names};
 use crate::{DecoderConfig, KvCache};
 
@@ -46,6 +47,13 @@ pub(crate) struct RopeTable<B: Backend> {
     pub(crate) cos: Tensor<B, 2>,
     /// Sines of the positions.
     pub(crate) sin: Tensor<B, 2>,
+}
+
+impl<B: Backend> RopeTable<B> {
+    /// Whether every feature of a head is rotated, in the order of its features.
+    pub(crate) fn turns_whole_heads(&self, config: &DecoderConfig) -> bool {
+        2 * self.cos.dims()[1] == config.head_dim && config.rope_pairs == RopePairs::Halves
+    }
 }
 
 impl<B: AutodiffBackend> LayerContext<B> {
@@ -101,27 +109,29 @@ fn named<L>(
 }
 
 impl<B: KernelBackend> DecoderLayer<B> {
-    /// Rows `h` `[tokens, hidden]` through the layer. With a cache, `index` names the layer in it.
+    /// The residual stream through the layer. With a cache, `index` names the layer in it.
     pub(crate) fn forward(
         &self,
-        h: Tensor<B, 2>,
+        stream: Residual<B>,
         context: &LayerContext<B>,
         cache: Option<(&mut KvCache<B>, usize)>,
-    ) -> Tensor<B, 2> {
+    ) -> Residual<B> {
+        let dtype = B::activation_dtype(context.spec.compute);
         let normed = |norm: &Option<Norm<B>>, x: Tensor<B, 2>| match norm {
-            Some(norm) => norm.forward(x),
+            Some(norm) => norm.forward(x, dtype),
             None => x,
         };
         let scale = context.config.residual_scale;
         let scaled = |x: Tensor<B, 2>| if scale == 1.0 { x } else { x * scale };
-        let x = normed(&self.before_attention, h.clone());
+        let (stream, x) = stream.normed(self.before_attention.as_ref(), dtype);
         if context.config.norm_placement == NormPlacement::Parallel {
             let attended = self.attention.forward(x.clone(), context, cache);
-            return h + scaled(attended) + scaled(self.mlp.forward(x, context));
+            let stream = stream.plus(scaled(attended));
+            return stream.plus(scaled(self.mlp.forward(x, context)));
         }
         let attended = self.attention.forward(x, context, cache);
-        let h = h + scaled(normed(&self.after_attention, attended));
-        let x = normed(&self.before_mlp, h.clone());
-        h + scaled(normed(&self.after_mlp, self.mlp.forward(x, context)))
+        let stream = stream.plus(scaled(normed(&self.after_attention, attended)));
+        let (stream, x) = stream.normed(self.before_mlp.as_ref(), dtype);
+        stream.plus(scaled(normed(&self.after_mlp, self.mlp.forward(x, context))))
     }
 }

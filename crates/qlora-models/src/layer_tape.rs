@@ -10,6 +10,7 @@ use qlora_kernels::{AttentionSpan, TrainBackend, inject_gradient};
 use qlora_lora::Pass;
 
 use crate::layer::LayerContext;
+use crate::residual::Residual;
 use crate::{Decoder, TokenBatch};
 
 /// What the forward pass keeps for the backward pass. Gradients are the same to the last bit.
@@ -74,10 +75,11 @@ impl<B: TrainBackend> Decoder<B> {
                     _ => Kept::Device(h.clone()),
                 });
             }
-            h = layer.valid().forward(h, &inner, None);
+            h = layer.valid().forward(Residual::new(h), &inner, None).rows();
         }
         let output = Tensor::from_inner(h).require_grad();
-        let hidden = self.norm.forward(output.clone());
+        let dtype = B::activation_dtype(context.spec.compute);
+        let hidden = self.norm.forward(output.clone(), dtype);
         (hidden, Some(LayerTape { first, inputs, output, context }))
     }
 }
@@ -101,7 +103,8 @@ impl<B: TrainBackend> LayerTape<B> {
         for (index, kept) in inputs.into_iter().enumerate().rev() {
             let input = Tensor::from_inner(kept.restore(&device));
             let input = if index == 0 { input } else { input.require_grad() };
-            let output = model.layers[first + index].forward(input.clone(), &context, None);
+            let layer = &model.layers[first + index];
+            let output = layer.forward(Residual::new(input.clone()), &context, None).rows();
             let mut found = inject_gradient(output, Tensor::from_inner(gradient)).backward();
             let below = input.grad_remove(&mut found);
             collect(found);

@@ -32,6 +32,7 @@ mod mlp;
 mod norm;
 mod policy;
 mod random;
+mod residual;
 mod rope;
 mod sampling;
 mod tensors;

@@ -6,23 +6,23 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
 use burn::tensor::ops::FloatTensor;
+use burn::tensor::{DType, TensorMetadata};
 
 use crate::KernelBackend;
 use crate::activation::Activation;
-use crate::norm::RmsNormOptions;
+use crate::norm::{NormOutput, RmsNormOptions, SavedNorm};
 
 #[derive(Debug)]
 struct RmsNorm;
 
 impl<B: KernelBackend> Backward<B, 2> for RmsNorm {
-    // Input, weight, reciprocal root mean squares.
-    type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, RmsNormOptions);
+    type State = (SavedNorm<B>, RmsNormOptions);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let (x, weight, rstd, options) = ops.state;
+        let (saved, options) = ops.state;
         let dy = grads.consume::<B>(&ops.node);
         let [x_node, weight_node] = ops.parents;
-        let (dx, dweight) = B::rms_norm_backward(dy, x, weight, rstd, options, weight_node.is_some());
+        let (dx, dweight) = B::rms_norm_backward(dy, saved, options, weight_node.is_some());
         if let Some(node) = x_node {
             grads.register::<B>(node.id, dx);
         }
@@ -32,16 +32,91 @@ impl<B: KernelBackend> Backward<B, 2> for RmsNorm {
     }
 }
 
+/// The node of a norm whose forward pass was computed.
+fn norm_node<B: KernelBackend, C: CheckpointStrategy>(
+    x: FloatTensor<Autodiff<B, C>>,
+    weight: FloatTensor<Autodiff<B, C>>,
+    options: RmsNormOptions,
+    out: NormOutput<B>,
+) -> FloatTensor<Autodiff<B, C>> {
+    match RmsNorm.prepare::<C>([x.node, weight.node]).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => {
+            let NormOutput { y, kept, rstd } = out;
+            let dtype = x.primitive.dtype();
+            prep.finish((SavedNorm { x: kept, weight: weight.primitive, rstd, dtype }, options), y)
+        }
+        OpsKind::UnTracked(prep) => prep.finish(out.y),
+    }
+}
+
 pub(super) fn rms_norm<B: KernelBackend, C: CheckpointStrategy>(
     x: FloatTensor<Autodiff<B, C>>,
     weight: FloatTensor<Autodiff<B, C>>,
     options: RmsNormOptions,
 ) -> FloatTensor<Autodiff<B, C>> {
-    let (y, rstd) = B::rms_norm_forward(x.primitive.clone(), weight.primitive.clone(), options);
-    match RmsNorm.prepare::<C>([x.node, weight.node]).compute_bound().stateful() {
-        OpsKind::Tracked(prep) => prep.finish((x.primitive, weight.primitive, rstd, options), y),
-        OpsKind::UnTracked(prep) => prep.finish(y),
+    let out = B::rms_norm_forward(x.primitive.clone(), weight.primitive.clone(), options);
+    norm_node::<B, C>(x, weight, options, out)
+}
+
+#[derive(Debug)]
+struct AddToResidual;
+
+impl<B: KernelBackend> Backward<B, 2> for AddToResidual {
+    // The type of what was added.
+    type State = DType;
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dsum = grads.consume::<B>(&ops.node);
+        let [residual, delta] = ops.parents;
+        if let Some(node) = delta {
+            let ddelta = if dsum.dtype() == ops.state {
+                dsum.clone()
+            } else {
+                B::float_cast(dsum.clone(), ops.state.into())
+            };
+            grads.register::<B>(node.id, ddelta);
+        }
+        if let Some(node) = residual {
+            grads.register::<B>(node.id, dsum);
+        }
     }
+}
+
+/// The node of an addition to the residual stream whose sum was computed.
+fn sum_node<B: KernelBackend, C: CheckpointStrategy>(
+    residual: FloatTensor<Autodiff<B, C>>,
+    delta: FloatTensor<Autodiff<B, C>>,
+    sum: FloatTensor<B>,
+) -> FloatTensor<Autodiff<B, C>> {
+    match AddToResidual.prepare::<C>([residual.node, delta.node]).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish(delta.primitive.dtype(), sum),
+        OpsKind::UnTracked(prep) => prep.finish(sum),
+    }
+}
+
+pub(super) fn add_to_residual<B: KernelBackend, C: CheckpointStrategy>(
+    residual: FloatTensor<Autodiff<B, C>>,
+    delta: FloatTensor<Autodiff<B, C>>,
+) -> FloatTensor<Autodiff<B, C>> {
+    let sum = B::add_to_residual(residual.primitive.clone(), delta.primitive.clone());
+    sum_node::<B, C>(residual, delta, sum)
+}
+
+/// One forward pass, but two nodes: the gradients are those of an addition and a norm, in this order, to the last bit.
+pub(super) fn add_rms_norm<B: KernelBackend, C: CheckpointStrategy>(
+    residual: FloatTensor<Autodiff<B, C>>,
+    delta: FloatTensor<Autodiff<B, C>>,
+    weight: FloatTensor<Autodiff<B, C>>,
+    options: RmsNormOptions,
+) -> (FloatTensor<Autodiff<B, C>>, FloatTensor<Autodiff<B, C>>) {
+    let (sum, out) = B::add_rms_norm_forward(
+        residual.primitive.clone(),
+        delta.primitive.clone(),
+        weight.primitive.clone(),
+        options,
+    );
+    let sum = sum_node::<B, C>(residual, delta, sum);
+    (sum.clone(), norm_node::<B, C>(sum, weight, options, out))
 }
 
 #[derive(Debug)]

@@ -16,12 +16,12 @@ use crate::{KernelBackend, activation, attention, cross_entropy, embedding, line
 
 /// How a weight of a case is held.
 #[derive(Clone, Copy, Debug)]
-enum Held {
+pub(super) enum Held {
     Dense,
     Nf4 { block_size: usize, double_quant: bool },
 }
 
-fn weight<B: KernelBackend>(
+pub(super) fn weight<B: KernelBackend>(
     held: Held,
     shape: [usize; 2],
     compute: Compute,
@@ -175,18 +175,58 @@ impl Operation for Norm {
     fn apply<B: KernelBackend>(&self, inputs: &[Tensor<B, 2>], _: &B::Device) -> Tensor<B, 2> {
         let wide = if inputs[0].dtype() == DType::F64 { DType::F64 } else { DType::F32 };
         let weight = inputs[1].clone().cast(wide).reshape([self.width]);
-        let options = RmsNormOptions { eps: 1e-3, unit_offset: self.unit_offset };
+        let output = inputs[0].dtype();
+        let options = RmsNormOptions { eps: 1e-3, unit_offset: self.unit_offset, output };
         norm::rms_norm(inputs[0].clone(), weight, options)
     }
 }
 
-/// RMSNorm, with both conventions of its weight.
+/// A norm of the residual stream, behind an addition, both results of which go on.
+#[derive(Debug)]
+struct ResidualNorm {
+    norm: Norm,
+    /// Whether the two are one operation.
+    fused: bool,
+}
+
+impl Operation for ResidualNorm {
+    fn name(&self) -> String {
+        format!("{self:?}")
+    }
+
+    fn inputs(&self) -> Vec<[usize; 2]> {
+        let Norm { rows, width, .. } = self.norm;
+        vec![[rows, width], [rows, width], [1, width]]
+    }
+
+    fn apply<B: KernelBackend>(&self, inputs: &[Tensor<B, 2>], _: &B::Device) -> Tensor<B, 2> {
+        let output = inputs[1].dtype();
+        let wide = norm::residual_dtype(output);
+        // Larger than what is added, as in a model.
+        let residual = inputs[0].clone().cast(wide) * 4.0;
+        let weight = inputs[2].clone().cast(wide).reshape([self.norm.width]);
+        let options = RmsNormOptions { eps: 1e-3, unit_offset: self.norm.unit_offset, output };
+        let (sum, normed) = if self.fused {
+            norm::add_rms_norm(residual, inputs[1].clone(), weight, options)
+        } else {
+            let sum = norm::add_to_residual(residual, inputs[1].clone());
+            (sum.clone(), norm::rms_norm(sum, weight, options))
+        };
+        Tensor::cat(vec![sum, normed.cast(wide)], 1)
+    }
+}
+
+/// RMSNorm, with both conventions of its weight, alone and of the residual stream.
 ///
 /// # Errors
 /// When a case fails.
 pub fn norms<B: KernelBackend>(device: &B::Device, compute: Compute) -> Result<(), Failure> {
     for (rows, width, unit_offset) in [(1, 5, false), (7, 64, false), (3, 130, true), (40, 33, true)] {
         check::<B>(&Norm { rows, width, unit_offset }, compute, device)?;
+        for fused in [false, true] {
+            let norm = Norm { rows, width, unit_offset };
+            check::<B>(&ResidualNorm { norm, fused }, compute, device)?;
+        }
     }
     Ok(())
 }

@@ -11,7 +11,10 @@ use crate::attention::{AttentionSpec, write_rows};
 use crate::primitive::{primitive, tensor};
 use crate::sampling::{Draw, Warpers, sample_row};
 use crate::weight::Compute;
-use crate::{CacheRows, KernelBackend, PageTable, append_to_cache, gather_rows, paged_attention, sample};
+use crate::{
+    CacheRows, KernelBackend, PageTable, append_to_cache, gather_rows, paged_attention, rotate_and_append,
+    sample,
+};
 
 /// Writing into a cache: the rows change, the others and other holders of the tensor do not; rows are found again.
 ///
@@ -35,6 +38,47 @@ pub fn caches<B: KernelBackend>(device: &B::Device) -> Result<(), Failure> {
     expect("rows found again", values(gather_rows(&written.1, &rows)) == [200., 201., 202., 203.])?;
     let reference: Tensor<B, 2> = tensor(write_rows::<B>(primitive(held), primitive(new.0), &[4, 1]));
     expect("the reference", values(reference) == expected)
+}
+
+/// Rotation and writing at once, against the two one after the other.
+///
+/// # Errors
+/// When a case fails.
+pub fn rotated_caches<B: KernelBackend>(device: &B::Device, compute: Compute) -> Result<(), Failure> {
+    let dtype = B::activation_dtype(compute);
+    for (heads, kv_heads, head_dim, at) in
+        [(1, 1, 2, vec![2]), (6, 2, 10, vec![4, 1, 6]), (8, 8, 64, vec![0])]
+    {
+        let tokens = at.len();
+        let upload = |rows: usize, width: usize, seed: u64, dtype| {
+            let values: Vec<f32> = noise(rows * width, seed).iter().map(|v| *v as f32).collect();
+            let data = TensorData::new(values, [rows, width]);
+            Tensor::<B, 2>::from_data(data, (device, DType::F32)).cast(dtype)
+        };
+        let (width, kv_width) = (heads * head_dim, kv_heads * head_dim);
+        let q = upload(tokens, width, 1, dtype);
+        let (k, v) = (upload(tokens, kv_width, 2, dtype), upload(tokens, kv_width, 3, dtype));
+        let table = |seed| upload(tokens, head_dim / 2, seed, DType::F32);
+        let (cos, sin) = (table(4), table(5));
+        let cache = || (upload(7, kv_width, 6, dtype), upload(7, kv_width, 7, dtype));
+        let rows = CacheRows::new(at, device);
+        let turned = crate::rope(q.clone(), cos.clone(), sin.clone());
+        let rotated = (crate::rope(k.clone(), cos.clone(), sin.clone()), v.clone());
+        let expected = append_to_cache(cache(), rotated, &rows);
+        let (got, written) = rotate_and_append(q, (k, v), (cos, sin), cache(), &rows);
+        for (what, got, expected) in
+            [("queries", got, turned), ("keys", written.0, expected.0), ("values", written.1, expected.1)]
+        {
+            // The same formula; compilers may contract it differently.
+            let bound = if compute == Compute::F32 { 1e-6 } else { 1e-3 };
+            let error = relative_error(&values(got), &values(expected));
+            if error > bound {
+                let case = format!("rotate and append {heads}/{kv_heads} x {head_dim}");
+                return Err(Failure { case, what: what.into(), error, bound });
+            }
+        }
+    }
+    Ok(())
 }
 
 struct Paged {

@@ -105,7 +105,7 @@ fn inner_tanh<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
 }
 
 #[cube]
-fn activate<N: Size>(x: Vector<f32, N>, #[comptime] activation: Activation) -> Vector<f32, N> {
+pub(super) fn activate<N: Size>(x: Vector<f32, N>, #[comptime] activation: Activation) -> Vector<f32, N> {
     let one = Vector::<f32, N>::new(1.0f32);
     let half = Vector::<f32, N>::new(0.5f32);
     match activation {
@@ -274,4 +274,46 @@ pub(crate) fn scaled_cast<R: CubeRuntime>(x: CubeTensor<R>, scale: f32, dtype: D
         );
     }
     out
+}
+
+#[cube(launch_unchecked)]
+fn add_to_residual_kernel<S: Float, T: Float, N: Size>(
+    residual: &Array<Vector<S, N>>,
+    delta: &Array<Vector<T, N>>,
+    sum: &mut Array<Vector<S, N>>,
+    vectors: usize,
+    #[define(S, T)] _dtypes: [StorageType; 2],
+) {
+    let i = ABSOLUTE_POS;
+    if i < vectors {
+        let x = Vector::<f32, N>::cast_from(residual[i]);
+        sum[i] = Vector::cast_from(x + Vector::<f32, N>::cast_from(delta[i]));
+    }
+}
+
+/// `residual + delta`, in the type of the former.
+pub(super) fn add_to_residual<R: CubeRuntime>(
+    residual: CubeTensor<R>,
+    delta: CubeTensor<R>,
+) -> CubeTensor<R> {
+    let (residual, delta) = (rows(residual), rows(delta));
+    let sum = empty(&residual, residual.shape(), residual.dtype);
+    let elements = residual.shape().num_elements();
+    let vector = vector_width(elements);
+    let (count, dim) = flat(&residual.client, elements / vector);
+    // SAFETY: units beyond the elements do nothing.
+    unsafe {
+        add_to_residual_kernel::launch_unchecked::<R>(
+            &residual.client,
+            count,
+            dim,
+            vector,
+            array(&residual, vector),
+            array(&delta, vector),
+            array(&sum, vector),
+            elements / vector,
+            [residual.dtype.into(), delta.dtype.into()],
+        );
+    }
+    sum
 }

@@ -8,18 +8,18 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
 
 use super::Cube;
-use super::nf4::{WORD, block_scale, code, load_table, scales};
+use super::nf4::{Scales, WORD, block_scale, code, load_table, scales};
 use super::reduce::{UNITS, cube_sum, scratch};
 use super::tables::Table;
 use super::tensors::{array, dims, empty, rows};
 use crate::nf4::Nf4Parts;
 
 /// Units that share an output feature.
-const LANES: usize = 32;
+pub(super) const LANES: usize = 32;
 /// Output features of a cube.
-const FEATURES: usize = 8;
+pub(super) const FEATURES: usize = 8;
 /// Words of codes that a unit reads at a time.
-const WORDS: usize = 4;
+pub(super) const WORDS: usize = 4;
 /// Weights of these.
 const GROUP: usize = WORD * WORDS;
 /// Most tokens of [`product`].
@@ -27,9 +27,9 @@ pub(crate) const MOST_TOKENS: usize = 8;
 /// Most rows of A that every cube multiplies with.
 const MOST_OWN_RANK: usize = 64;
 
-/// What the kernel is compiled for.
+/// What the product with one weight is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Variant {
+pub(super) struct Variant {
     tokens: usize,
     double: bool,
     biased: bool,
@@ -39,35 +39,40 @@ struct Variant {
     own: bool,
 }
 
-/// `y = x Wᵀ + b + s·(x Aᵀ) Bᵀ`. `update` is A, or `x Aᵀ`.
-#[cube(launch_unchecked)]
-fn product_kernel<T: Float, N: Size, M: Size>(
+/// Scales of the blocks of a weight, plain or doubly quantized.
+#[derive(CubeType, CubeLaunch)]
+pub(super) struct BlockScales {
+    plain: Array<f32>,
+    codes: Array<u32>,
+    nested: Array<f32>,
+    nested_block: usize,
+    offset: f32,
+}
+
+/// An element of `x Wᵀ + b + s·(x Aᵀ) Bᵀ`, in the units below `tokens · FEATURES`: that of token `unit / FEATURES` and
+/// of feature `FEATURES · cube + unit % FEATURES`, where there is one. `update` is A, or `x Aᵀ`.
+#[cube]
+pub(super) fn element<T: Float, N: Size, M: Size>(
+    cube: usize,
     x: &Array<Vector<T, N>>,
     codes: &Array<Vector<u32, M>>,
-    plain: &Array<f32>,
-    scale_codes: &Array<u32>,
-    nested: &Array<f32>,
-    table: &Array<f32>,
+    scales: &BlockScales,
+    table: &SharedMemory<f32>,
     bias: &Array<f32>,
     update: &Array<T>,
     b: &Array<T>,
-    y: &mut Array<T>,
     inputs: usize,
     outputs: usize,
     block_size: usize,
-    nested_block: usize,
-    offset: f32,
     lora_scale: f32,
     #[comptime] variant: Variant,
-    #[define(T)] _dtype: StorageType,
-) {
-    let table = load_table(table);
+) -> f32 {
     let mut partial = SharedMemory::<f32>::new(comptime!(variant.tokens * FEATURES * (LANES + 1)));
     let mut low = SharedMemory::<f32>::new(comptime!(if variant.own { variant.rank } else { 1 }));
     let unit = UNIT_POS as usize;
     let lane = unit % comptime!(LANES);
     let row = unit / comptime!(LANES);
-    let feature = CUBE_POS as usize * comptime!(FEATURES) + row;
+    let feature = cube * comptime!(FEATURES) + row;
     let width = N::value();
     let steps = comptime!(GROUP / width);
 
@@ -112,12 +117,12 @@ fn product_kernel<T: Float, N: Size, M: Size>(
             // Blocks are multiples of 32 weights: a group never spans two.
             let scale = block_scale(
                 position * comptime!(GROUP) / block_size,
-                plain,
-                scale_codes,
-                nested,
-                &table,
-                offset,
-                nested_block,
+                &scales.plain,
+                &scales.codes,
+                &scales.nested,
+                table,
+                scales.offset,
+                scales.nested_block,
                 comptime!(variant.double),
             );
             let mut weights = Array::<f32>::new(comptime!(GROUP));
@@ -151,10 +156,10 @@ fn product_kernel<T: Float, N: Size, M: Size>(
         partial[(token * comptime!(FEATURES) + row) * comptime!(LANES + 1) + lane] = sums[token];
     }
     sync_cube();
-    // A unit a token and feature.
+    let mut result = 0.0f32;
     if unit < comptime!(variant.tokens * FEATURES) {
         let token = unit / comptime!(FEATURES);
-        let feature = CUBE_POS as usize * comptime!(FEATURES) + unit % comptime!(FEATURES);
+        let feature = cube * comptime!(FEATURES) + unit % comptime!(FEATURES);
         if feature < outputs {
             let mut sum = 0.0f32;
             for i in 0..comptime!(LANES) {
@@ -176,9 +181,52 @@ fn product_kernel<T: Float, N: Size, M: Size>(
                 }
                 sum += lora_scale * change;
             }
-            y[token * outputs + feature] = T::cast_from(sum);
+            result = sum;
         }
     }
+    result
+}
+
+/// Writes what the units of a cube have computed.
+#[cube]
+pub(super) fn write<T: Float>(
+    cube: usize,
+    value: f32,
+    y: &mut Array<T>,
+    outputs: usize,
+    #[comptime] tokens: usize,
+) {
+    let unit = UNIT_POS as usize;
+    let feature = cube * comptime!(FEATURES) + unit % comptime!(FEATURES);
+    if unit < comptime!(tokens * FEATURES) && feature < outputs {
+        y[unit / comptime!(FEATURES) * outputs + feature] = T::cast_from(value);
+    }
+}
+
+/// `y = x Wᵀ + b + s·(x Aᵀ) Bᵀ`.
+#[cube(launch_unchecked)]
+fn product_kernel<T: Float, N: Size, M: Size>(
+    x: &Array<Vector<T, N>>,
+    table: &Array<f32>,
+    codes: &Array<Vector<u32, M>>,
+    scales: &BlockScales,
+    bias: &Array<f32>,
+    update: &Array<T>,
+    b: &Array<T>,
+    y: &mut Array<T>,
+    inputs: usize,
+    outputs: usize,
+    block_size: usize,
+    lora_scale: f32,
+    #[comptime] variant: Variant,
+    #[define(T)] _dtype: StorageType,
+) {
+    let table = load_table(table);
+    let cube = CUBE_POS as usize;
+    let value = element::<T, N, M>(
+        cube, x, codes, scales, &table, bias, update, b, inputs, outputs, block_size, lora_scale, variant,
+    );
+    write::<T>(cube, value, y, outputs, comptime!(variant.tokens));
 }
 
 /// Whether [`product`] takes this.
@@ -204,6 +252,63 @@ pub(crate) fn computes_update(tokens: usize, rank: usize) -> bool {
     tokens == 1 && rank <= MOST_OWN_RANK && rank.is_multiple_of(FEATURES)
 }
 
+/// A weight with what belongs to it, as kernels take it.
+pub(super) struct Operand<R: CubeRuntime> {
+    pub(super) codes: CubeTensor<R>,
+    scales: Scales<R>,
+    pub(super) bias: CubeTensor<R>,
+    /// A, or `x Aᵀ`.
+    pub(super) left: CubeTensor<R>,
+    pub(super) b: CubeTensor<R>,
+    pub(super) factor: f32,
+    pub(super) outputs: usize,
+    pub(super) variant: Variant,
+}
+
+impl<R: CubeRuntime> Operand<R> {
+    /// For products with `x`.
+    pub(super) fn new<F, I, BT>(
+        x: &CubeTensor<R>,
+        w: &Nf4Parts<Cube<R, F, I, BT>>,
+        bias: Option<CubeTensor<R>>,
+        update: Option<Update<R>>,
+    ) -> Self
+    where
+        F: burn_cubecl::FloatElement,
+        I: burn_cubecl::IntElement,
+        BT: burn_cubecl::BoolElement,
+    {
+        let scales = scales(w);
+        let biased = bias.is_some();
+        let bias = rows(bias.unwrap_or_else(|| scales.plain.clone()));
+        let (left, b, factor, own) = match update {
+            None => (x.clone(), x.clone(), 0.0, false),
+            Some(Update::Factors(a, b, factor)) => (rows(a), rows(b), factor, true),
+            Some(Update::Narrow(xa, b, factor)) => (rows(xa), rows(b), factor, false),
+        };
+        let rank = match (factor == 0.0, own) {
+            (true, _) => 0,
+            (_, true) => left.shape()[0],
+            (_, false) => left.shape()[1],
+        };
+        let variant =
+            Variant { tokens: dims(x)[0], double: scales.double, biased, rank, own: own && rank > 0 };
+        let (codes, [outputs, _]) = (rows(w.codes.clone()), w.shape);
+        Self { codes, scales, bias, left, b, factor, outputs, variant }
+    }
+
+    pub(super) fn scales(&self) -> BlockScalesLaunch<R> {
+        let Scales { plain, codes, nested, offset, nested_block, .. } = &self.scales;
+        BlockScalesLaunch::new(array(plain, 1), array(codes, 1), array(nested, 1), *nested_block, *offset)
+    }
+}
+
+/// Elements of x that are read at a time.
+pub(super) fn vector_of<R: CubeRuntime>(x: &CubeTensor<R>) -> usize {
+    let wide = x.dtype.size() == 2 && x.client.properties().hardware.max_vector_size >= 8;
+    if wide { 8 } else { 4 }
+}
+
 /// `x Wᵀ + b + s·(x Aᵀ) Bᵀ` of at most [`MOST_TOKENS`] tokens.
 pub(crate) fn product<R: CubeRuntime, F, I, BT>(
     x: &CubeTensor<R>,
@@ -217,51 +322,30 @@ where
     BT: burn_cubecl::BoolElement,
 {
     let [tokens, inputs] = dims(x);
-    let [outputs, _] = w.shape;
-    let codes = rows(w.codes.clone());
-    let scales = scales(w);
-    let y = empty(x, [tokens, outputs], x.dtype);
-    let biased = bias.is_some();
-    let bias = rows(bias.unwrap_or_else(|| scales.plain.clone()));
-    let (left, b, factor, own) = match update {
-        None => (x.clone(), x.clone(), 0.0, false),
-        Some(Update::Factors(a, b, factor)) => (rows(a), rows(b), factor, true),
-        Some(Update::Narrow(xa, b, factor)) => (rows(xa), rows(b), factor, false),
-    };
-    let rank = match (factor == 0.0, own) {
-        (true, _) => 0,
-        (_, true) => left.shape()[0],
-        (_, false) => left.shape()[1],
-    };
-    let own = own && rank > 0;
-    let variant = Variant { tokens, double: scales.double, biased, rank, own };
-    let wide = x.dtype.size() == 2 && x.client.properties().hardware.max_vector_size >= 8;
-    let vector = if wide { 8 } else { 4 };
+    let operand = Operand::new(x, w, bias, update);
+    let y = empty(x, [tokens, operand.outputs], x.dtype);
+    let vector = vector_of(x);
     // SAFETY: units beyond the features do nothing; sizes were checked by the caller.
     unsafe {
         product_kernel::launch_unchecked::<R>(
             &x.client,
-            CubeCount::Static(outputs.div_ceil(FEATURES) as u32, 1, 1),
+            CubeCount::Static(operand.outputs.div_ceil(FEATURES) as u32, 1, 1),
             CubeDim::new_1d((LANES * FEATURES) as u32),
             vector,
             WORDS,
             array(x, vector),
-            array(&codes, WORDS),
-            array(&scales.plain, 1),
-            array(&scales.codes, 1),
-            array(&scales.nested, 1),
             Table::Nf4(w.codebook).argument(x),
-            array(&bias, 1),
-            array(&left, 1),
-            array(&b, 1),
+            array(&operand.codes, WORDS),
+            operand.scales(),
+            array(&operand.bias, 1),
+            array(&operand.left, 1),
+            array(&operand.b, 1),
             array(&y, 1),
             inputs,
-            outputs,
+            operand.outputs,
             w.block_size,
-            scales.nested_block,
-            scales.offset,
-            factor,
-            variant,
+            operand.factor,
+            operand.variant,
             x.dtype.into(),
         );
     }

@@ -8,16 +8,30 @@ use super::reduce::{UNITS, cube_sum, scratch};
 use super::tensors::{array, dims, empty, rows, vector_width};
 use crate::norm::RmsNormOptions;
 
+/// What the forward kernel is compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Variant {
+    /// `delta` is added first, and the sum written.
+    add: bool,
+    /// The rows are also written in the type of the result.
+    keep: bool,
+    unit_offset: bool,
+}
+
+/// One kernel with and without the addition, so that both give the same bits.
 #[cube(launch_unchecked)]
-fn forward_kernel<T: Float, N: Size>(
-    x: &Array<Vector<T, N>>,
+fn forward_kernel<S: Float, T: Float, N: Size>(
+    x: &Array<Vector<S, N>>,
+    delta: &Array<Vector<T, N>>,
     weight: &Array<Vector<f32, N>>,
+    sum: &mut Array<Vector<S, N>>,
+    kept: &mut Array<Vector<T, N>>,
     y: &mut Array<Vector<T, N>>,
     rstd: &mut Array<f32>,
     width: usize,
     eps: f32,
-    #[comptime] unit_offset: bool,
-    #[define(T)] _dtype: StorageType,
+    #[comptime] variant: Variant,
+    #[define(S, T)] _dtypes: [StorageType; 2],
 ) {
     let mut shared = scratch();
     let row = CUBE_POS as usize;
@@ -26,7 +40,15 @@ fn forward_kernel<T: Float, N: Size>(
     let mut squares = 0.0f32;
     let mut i = UNIT_POS as usize;
     while i < vectors {
-        let v = Vector::<f32, N>::cast_from(x[start + i]);
+        let mut v = Vector::<f32, N>::cast_from(x[start + i]);
+        if comptime!(variant.add) {
+            let rounded = Vector::<S, N>::cast_from(v + Vector::<f32, N>::cast_from(delta[start + i]));
+            sum[start + i] = rounded;
+            v = Vector::<f32, N>::cast_from(rounded);
+        }
+        if comptime!(variant.keep) {
+            kept[start + i] = Vector::cast_from(v);
+        }
         let square = v * v;
         #[unroll]
         for lane in 0..N::value() {
@@ -41,8 +63,12 @@ fn forward_kernel<T: Float, N: Size>(
     }
     let mut i = UNIT_POS as usize;
     while i < vectors {
-        let v = Vector::<f32, N>::cast_from(x[start + i]);
-        let w = factor::<N>(weight[i], unit_offset);
+        let mut v = Vector::<f32, N>::cast_from(x[start + i]);
+        if comptime!(variant.add) {
+            // What this unit wrote.
+            v = Vector::<f32, N>::cast_from(sum[start + i]);
+        }
+        let w = factor::<N>(weight[i], comptime!(variant.unit_offset));
         y[start + i] = Vector::cast_from(v * Vector::<f32, N>::new(scale) * w);
         i += comptime!(UNITS as usize);
     }
@@ -55,15 +81,15 @@ fn factor<N: Size>(weight: Vector<f32, N>, #[comptime] unit_offset: bool) -> Vec
 }
 
 #[cube(launch_unchecked)]
-fn backward_kernel<T: Float, N: Size>(
+fn backward_kernel<T: Float, S: Float, N: Size>(
     dy: &Array<Vector<T, N>>,
     x: &Array<Vector<T, N>>,
     weight: &Array<Vector<f32, N>>,
     rstd: &Array<f32>,
-    dx: &mut Array<Vector<T, N>>,
+    dx: &mut Array<Vector<S, N>>,
     width: usize,
     #[comptime] unit_offset: bool,
-    #[define(T)] _dtype: StorageType,
+    #[define(T, S)] _dtypes: [StorageType; 2],
 ) {
     let mut shared = scratch();
     let row = CUBE_POS as usize;
@@ -114,15 +140,32 @@ fn weight_kernel<T: Float>(
     }
 }
 
+/// The sum, where there is something to add, the result, the rows in its type, and `rstd`.
+pub(super) struct Forward<R: CubeRuntime> {
+    pub(super) sum: Option<CubeTensor<R>>,
+    pub(super) y: CubeTensor<R>,
+    pub(super) kept: CubeTensor<R>,
+    pub(super) rstd: CubeTensor<R>,
+}
+
+/// Normalises `x`, or the sum of `x` and `delta`, which is of the type of the result.
 pub(super) fn forward<R: CubeRuntime>(
     x: CubeTensor<R>,
+    delta: Option<CubeTensor<R>>,
     weight: CubeTensor<R>,
     options: RmsNormOptions,
-) -> (CubeTensor<R>, CubeTensor<R>) {
-    let (x, weight) = (rows(x), rows(weight));
+) -> Forward<R> {
+    let (x, weight, delta) = (rows(x), rows(weight), delta.map(rows));
     let [count, width] = dims(&x);
-    let (y, rstd) = (empty(&x, [count, width], x.dtype), empty(&x, [count], DType::F32));
+    let (y, rstd) = (empty(&x, [count, width], options.output), empty(&x, [count], DType::F32));
     let vector = vector_width(width);
+    // What is not used is bound all the same, to something of its own.
+    let unused = |dtype| empty(&x, [1, vector], dtype);
+    let keep = x.dtype != options.output;
+    let sum = if delta.is_some() { empty(&x, [count, width], x.dtype) } else { unused(x.dtype) };
+    let kept = if keep { empty(&x, [count, width], options.output) } else { unused(options.output) };
+    let variant = Variant { add: delta.is_some(), keep, unit_offset: options.unit_offset };
+    let added = delta.clone().unwrap_or_else(|| unused(options.output));
     // SAFETY: a cube a row, and every index below the width.
     unsafe {
         forward_kernel::launch_unchecked::<R>(
@@ -131,29 +174,36 @@ pub(super) fn forward<R: CubeRuntime>(
             CubeDim::new_1d(UNITS),
             vector,
             array(&x, vector),
+            array(&added, vector),
             array(&weight, vector),
+            array(&sum, vector),
+            array(&kept, vector),
             array(&y, vector),
             array(&rstd, 1),
             width,
             options.eps,
-            options.unit_offset,
-            x.dtype.into(),
+            variant,
+            [x.dtype.into(), options.output.into()],
         );
     }
-    (y, rstd)
+    let sum = delta.map(|_| sum);
+    let kept = if keep { kept } else { sum.clone().unwrap_or(x) };
+    Forward { sum, y, kept, rstd }
 }
 
+/// Gradients of the rows, in type `dtype`, and of the weight. `x` are the rows that were kept.
 pub(super) fn backward<R: CubeRuntime>(
     dy: CubeTensor<R>,
     x: CubeTensor<R>,
     weight: CubeTensor<R>,
     rstd: CubeTensor<R>,
+    dtype: DType,
     options: RmsNormOptions,
     weight_grad: bool,
 ) -> (CubeTensor<R>, Option<CubeTensor<R>>) {
     let [dy, x, weight, rstd] = [dy, x, weight, rstd].map(rows);
     let [count, width] = dims(&x);
-    let dx = empty(&x, [count, width], x.dtype);
+    let dx = empty(&x, [count, width], dtype);
     let vector = vector_width(width);
     // SAFETY: as in the forward pass.
     unsafe {
@@ -169,7 +219,7 @@ pub(super) fn backward<R: CubeRuntime>(
             array(&dx, vector),
             width,
             options.unit_offset,
-            x.dtype.into(),
+            [x.dtype.into(), dtype.into()],
         );
     }
     let dweight = weight_grad.then(|| {

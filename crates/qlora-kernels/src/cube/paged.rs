@@ -62,6 +62,99 @@ pub(super) fn append<R: CubeRuntime>(
     (keys, values)
 }
 
+/// A unit a pair of numbers of a query head, a key head or a value head.
+#[cube(launch_unchecked)]
+fn rotate_append_kernel<T: Float>(
+    q: &mut Array<T>,
+    new_keys: &Array<T>,
+    new_values: &Array<T>,
+    cos: &Array<f32>,
+    sin: &Array<f32>,
+    at: &Array<u32>,
+    keys: &mut Array<T>,
+    values: &mut Array<T>,
+    pairs: usize,
+    heads: usize,
+    kv_heads: usize,
+    half: usize,
+    #[define(T)] _dtype: StorageType,
+) {
+    let pair = ABSOLUTE_POS;
+    if pair < pairs {
+        let i = pair % half;
+        let slots = heads + 2 * kv_heads;
+        let slot = pair / half % slots;
+        let token = pair / half / slots;
+        let c = cos[token * half + i];
+        let s = sin[token * half + i];
+        if slot < heads {
+            let first = (token * heads + slot) * half * 2 + i;
+            let second = first + half;
+            let a = f32::cast_from(q[first]);
+            let b = f32::cast_from(q[second]);
+            q[first] = T::cast_from(a * c - b * s);
+            q[second] = T::cast_from(b * c + a * s);
+        } else {
+            let row = at[token] as usize;
+            if slot < heads + kv_heads {
+                let head = slot - heads;
+                let first = (token * kv_heads + head) * half * 2 + i;
+                let target = (row * kv_heads + head) * half * 2 + i;
+                let a = f32::cast_from(new_keys[first]);
+                let b = f32::cast_from(new_keys[first + half]);
+                keys[target] = T::cast_from(a * c - b * s);
+                keys[target + half] = T::cast_from(b * c + a * s);
+            } else {
+                let head = slot - heads - kv_heads;
+                let first = (token * kv_heads + head) * half * 2 + i;
+                let target = (row * kv_heads + head) * half * 2 + i;
+                values[target] = new_values[first];
+                values[target + half] = new_values[first + half];
+            }
+        }
+    }
+}
+
+/// Rotates queries, in place where nobody else holds them, and writes rotated keys and values at rows `at` of a cache.
+pub(super) fn rotate_and_append<R: CubeRuntime>(
+    q: CubeTensor<R>,
+    new: (CubeTensor<R>, CubeTensor<R>),
+    angles: (CubeTensor<R>, CubeTensor<R>),
+    (keys, values): (CubeTensor<R>, CubeTensor<R>),
+    at: CubeTensor<R>,
+) -> (CubeTensor<R>, (CubeTensor<R>, CubeTensor<R>)) {
+    let (q, keys, values) = (own(q), own(keys), own(values));
+    let [new_keys, new_values, cos, sin] = [new.0, new.1, angles.0, angles.1].map(rows);
+    let ([tokens, width], [_, kv_width], [_, half]) = (dims(&q), dims(&keys), dims(&cos));
+    let pairs = tokens * (width + 2 * kv_width) / 2;
+    if pairs == 0 {
+        return (q, (keys, values));
+    }
+    let (cubes, dim) = flat(&q.client, pairs);
+    // SAFETY: units beyond the pairs do nothing; the rows exist.
+    unsafe {
+        rotate_append_kernel::launch_unchecked::<R>(
+            &q.client,
+            cubes,
+            dim,
+            array(&q, 1),
+            array(&new_keys, 1),
+            array(&new_values, 1),
+            array(&cos, 1),
+            array(&sin, 1),
+            array(&at, 1),
+            array(&keys, 1),
+            array(&values, 1),
+            pairs,
+            width / (2 * half),
+            kv_width / (2 * half),
+            half,
+            q.dtype.into(),
+        );
+    }
+    (q, (keys, values))
+}
+
 /// Most queries that share the keys a cube reads.
 const MOST_QUERIES: usize = 8;
 /// Cubes that fill a large GPU.

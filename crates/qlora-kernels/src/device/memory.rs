@@ -37,8 +37,9 @@ pub struct ActivationSizes {
     pub compute: Compute,
 }
 
-/// Runs `make`, whose allocations live as long as a model: a device gives them memory of their very size.
-pub(crate) fn persistent<B: Backend, I: Send, O: Send>(
+/// Runs `make`, whose allocations are large and live long, as those of a model or a cache: a device gives them memory of
+/// their very size.
+pub fn persistent<B: Backend, I: Send, O: Send>(
     device: &B::Device,
     input: I,
     make: impl Fn(I) -> O + Send,
