@@ -304,7 +304,15 @@ impl<'a, B: TrainBackend, M: AutodiffModule<B> + Trainable<B>> Engine<'a, B, M> 
     ) -> Result<(), TrainError> {
         let started = Instant::now();
         let index = run.state.step;
+        let generates = objective.generates(index);
+        if generates {
+            device::enter(format!("generation for step {}", index + 1));
+            run.memory.give_back::<B>(model);
+        }
         let batches = objective.micro_batches(model, index)?;
+        if generates {
+            run.memory.give_back::<B>(model);
+        }
         let size: BatchSize = batches.iter().map(|batch| objective.size(batch)).sum();
         if size.weight.is_nan() || size.weight <= 0.0 {
             return Err(TrainError::NothingToLearn { step: index + 1 });

@@ -23,6 +23,13 @@ pub trait Objective<B: TrainBackend, M: AutodiffModule<B>> {
     /// Digest of what is trained on; a run is not resumed when it has changed.
     fn fingerprint(&self) -> String;
 
+    /// Whether the micro-batches of this step are made with the model, which then needs the device's memory for
+    /// something else than training.
+    fn generates(&self, step: u64) -> bool {
+        let _ = step;
+        false
+    }
+
     /// The micro-batches of an optimizer step, counted from 0: at least one.
     ///
     /// # Errors

@@ -47,6 +47,16 @@ impl StepMemory {
         }
     }
 
+    /// Between training and something else that needs memory in other sizes: what is not in use goes back to the device.
+    pub(crate) fn give_back<B: TrainBackend>(&mut self, model: &impl Trainable<B>) {
+        // Buffers are reserved again by the next step, if its micro-batches are of one size.
+        (self.reserved, self.started) = (None, false);
+        self.peak_mb::<B>(model);
+        if let Some(device) = device(model) {
+            B::InnerBackend::memory_cleanup(&device);
+        }
+    }
+
     /// The most memory that was held so far, in MB of 10⁶ bytes: of the device where it has its own, else of this
     /// process.
     pub(crate) fn peak_mb<B: TrainBackend>(&mut self, model: &impl Trainable<B>) -> Option<f64> {

@@ -102,6 +102,11 @@ impl<B: TrainBackend> Objective<B, Decoder<B>> for Grpo {
         self.prompts.fingerprint()
     }
 
+    fn generates(&self, step: u64) -> bool {
+        let generation = step / self.options.steps_of_generation();
+        self.state.rollout.as_ref().is_none_or(|rollout| rollout.generation != generation)
+    }
+
     fn micro_batches(&mut self, model: &Decoder<B>, step: u64) -> Result<Vec<GrpoBatch>, TrainError> {
         let per = self.options.steps_of_generation();
         let generation = step / per;
