@@ -9,7 +9,7 @@ use burn::tensor::{DType, Tensor, TensorMetadata};
 
 use crate::KernelBackend;
 use crate::activation::Activation;
-use crate::primitive::{primitive, tensor};
+use crate::primitive::{primitive, statistics_dtype, tensor};
 use crate::weight::{FrozenWeight, WeightParts};
 
 /// The trained factors of an adapted layer.
@@ -156,11 +156,13 @@ pub fn gated_linear<B: KernelBackend>(
     tensor(B::gated_linear(activation, gate, up, &w.parts(), bias.map(primitive), lora))
 }
 
-/// Operands of one product: in f32 (or f64) storage, rounded to what the product computes in.
+/// Operands of one product: rounded to what it computes in, in a type that holds sums.
 fn operand<B: KernelBackend>(x: FloatTensor<B>, dtype: DType, w: &WeightParts<B>) -> Tensor<B, 2> {
-    w.compute().round(tensor::<B, 2>(x).cast(dtype))
+    w.compute().round(tensor::<B, 2>(x).cast(dtype)).cast(statistics_dtype(dtype))
 }
 
+/// The result is rounded once, update and bias included: a product on the grid of bf16 loses what is less than half a
+/// step of it.
 pub(crate) fn forward<B: KernelBackend>(
     x: FloatTensor<B>,
     w: &WeightParts<B>,
@@ -171,15 +173,15 @@ pub(crate) fn forward<B: KernelBackend>(
     let x = operand(x, dtype, w);
     let mut y = x.clone().matmul(operand(w.dequantize(dtype), dtype, w).transpose());
     if let Some(bias) = bias {
-        y = y + tensor::<B, 1>(bias).cast(dtype).unsqueeze();
+        y = y.clone() + tensor::<B, 1>(bias).cast(y.dtype()).unsqueeze();
     }
     let xa = lora.map(|lora| {
-        let xa = x.matmul(operand(lora.a.clone(), dtype, w).transpose());
-        let update = w.compute().round(xa.clone() * lora.scale);
+        let xa = x.matmul(operand(lora.a.clone(), dtype, w).transpose()).cast(dtype);
+        let update = w.compute().round(xa.clone() * lora.scale).cast(y.dtype());
         y = y.clone() + update.matmul(operand(lora.b.clone(), dtype, w).transpose());
         primitive(xa)
     });
-    LinearOutput { y: primitive(y), xa }
+    LinearOutput { y: primitive(y.cast(dtype)), xa }
 }
 
 pub(crate) fn grad_input<B: KernelBackend>(
@@ -191,12 +193,12 @@ pub(crate) fn grad_input<B: KernelBackend>(
     let dy = operand(dy, dtype, w);
     let mut dx = dy.clone().matmul(operand(w.dequantize(dtype), dtype, w));
     let dyb = lora.map(|lora| {
-        let dyb = dy.matmul(operand(lora.b.clone(), dtype, w));
-        let update = w.compute().round(dyb.clone() * lora.scale);
+        let dyb = dy.matmul(operand(lora.b.clone(), dtype, w)).cast(dtype);
+        let update = w.compute().round(dyb.clone() * lora.scale).cast(dx.dtype());
         dx = dx.clone() + update.matmul(operand(lora.a.clone(), dtype, w));
         primitive(dyb)
     });
-    GradInput { dx: primitive(dx), dyb }
+    GradInput { dx: primitive(dx.cast(dtype)), dyb }
 }
 
 pub(crate) fn lora_grads<B: KernelBackend>(
@@ -209,7 +211,7 @@ pub(crate) fn lora_grads<B: KernelBackend>(
     // The factors are f32 whatever the activations are: so are their gradients.
     let wide = |t: FloatTensor<B>| {
         let t = tensor::<B, 2>(t);
-        let dtype = crate::primitive::statistics_dtype(t.dtype());
+        let dtype = statistics_dtype(t.dtype());
         t.cast(dtype)
     };
     let da = wide(dyb).transpose().matmul(wide(x)) * scale;

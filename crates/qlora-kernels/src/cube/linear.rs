@@ -8,7 +8,7 @@ use super::Cube;
 use super::elementwise::{flat, scaled_cast};
 use super::matmul::{matmul, transposed};
 use super::tables::Table;
-use super::tensors::{array, dims, own, rows, vector_width};
+use super::tensors::{array, dims, empty, rows, vector_width};
 use super::{joint_product, nf4, nf4_product, supported};
 use crate::activation::Activation;
 use crate::linear::{GradInput, LinearOutput, LinearParts, LoraParts};
@@ -16,12 +16,13 @@ use crate::nf4::Nf4Parts;
 use crate::tier::cube;
 use crate::weight::WeightParts;
 
-/// `y += update + bias`, the bias being one row.
+/// `out = y + update + bias`, the bias being one row, rounded once.
 #[cube(launch_unchecked)]
 fn add_kernel<T: Float, N: Size>(
-    y: &mut Array<Vector<T, N>>,
-    update: &Array<Vector<T, N>>,
+    y: &Array<Vector<f32, N>>,
+    update: &Array<Vector<f32, N>>,
     bias: &Array<Vector<f32, N>>,
+    out: &mut Array<Vector<T, N>>,
     vectors: usize,
     width: usize,
     #[comptime] updated: bool,
@@ -30,51 +31,66 @@ fn add_kernel<T: Float, N: Size>(
 ) {
     let i = ABSOLUTE_POS;
     if i < vectors {
-        let mut sum = Vector::<f32, N>::cast_from(y[i]);
+        let mut sum = y[i];
         if updated {
-            sum += Vector::<f32, N>::cast_from(update[i]);
+            sum += update[i];
         }
         if biased {
             sum += bias[i % width];
         }
-        y[i] = Vector::cast_from(sum);
+        out[i] = Vector::cast_from(sum);
     }
 }
 
-fn add<R: CubeRuntime>(
+/// A wide product, and what is added to it.
+struct Sum<R: CubeRuntime> {
+    /// f32, if there is something to add: in bf16 the product would be on the grid of its type, and an update of less
+    /// than half a step, as all are when training begins, would be rounded away, every time.
     y: CubeTensor<R>,
     update: Option<CubeTensor<R>>,
     bias: Option<CubeTensor<R>>,
-) -> CubeTensor<R> {
-    if update.is_none() && bias.is_none() {
-        return y;
+}
+
+impl<R: CubeRuntime> Sum<R> {
+    /// The type of the product, where the result is to be of type `dtype`.
+    fn wide(dtype: DType, added: bool) -> DType {
+        if added { DType::F32 } else { dtype }
     }
-    let y = own(y);
-    let [_, width] = dims(&y);
-    let vector = vector_width(width);
-    let vectors = y.shape().num_elements() / vector;
-    let (count, dim) = flat(&y.client, vectors);
-    let (updated, biased) = (update.is_some(), bias.is_some());
-    let bias = bias.map(|bias| scaled_cast(bias, 1.0, DType::F32));
-    let update = update.map(rows);
-    // SAFETY: units beyond the elements do nothing. An operand that is absent is not read.
-    unsafe {
-        add_kernel::launch_unchecked::<R>(
-            &y.client,
-            count,
-            dim,
-            vector,
-            array(&y, vector),
-            array(update.as_ref().or(bias.as_ref()).unwrap_or(&y), vector),
-            array(bias.as_ref().or(update.as_ref()).unwrap_or(&y), vector),
-            vectors,
-            width / vector,
-            updated,
-            biased,
-            y.dtype.into(),
-        );
+
+    fn add(self, dtype: DType) -> CubeTensor<R> {
+        let Self { y, update, bias } = self;
+        if update.is_none() && bias.is_none() {
+            return y;
+        }
+        let y = rows(y);
+        let out = empty(&y, y.shape(), dtype);
+        let [_, width] = dims(&y);
+        let vector = vector_width(width);
+        let vectors = y.shape().num_elements() / vector;
+        let (count, dim) = flat(&y.client, vectors);
+        let (updated, biased) = (update.is_some(), bias.is_some());
+        let bias = bias.map(|bias| scaled_cast(bias, 1.0, DType::F32));
+        let update = update.map(rows);
+        // SAFETY: units beyond the elements do nothing. An operand that is absent is not read.
+        unsafe {
+            add_kernel::launch_unchecked::<R>(
+                &y.client,
+                count,
+                dim,
+                vector,
+                array(&y, vector),
+                array(update.as_ref().or(bias.as_ref()).unwrap_or(&y), vector),
+                array(bias.as_ref().or(update.as_ref()).unwrap_or(&y), vector),
+                array(&out, vector),
+                vectors,
+                width / vector,
+                updated,
+                biased,
+                dtype.into(),
+            );
+        }
+        out
     }
-    y
 }
 
 pub(super) fn forward<R: CubeRuntime, F, I, BT>(
@@ -112,12 +128,13 @@ where
         });
         return LinearOutput { y: nf4_product::product(&x, parts, bias, update), xa };
     }
-    let y = matmul(x, transposed(dense(w, dtype)), dtype);
+    let wide = Sum::<R>::wide(dtype, lora.is_some() || bias.is_some());
+    let y = matmul(x, transposed(dense(w, dtype)), wide);
     let update = xa.clone().zip(lora).map(|(xa, lora)| {
         let b = scaled_cast(lora.b.clone(), lora.scale, dtype);
-        matmul(xa, transposed(b), dtype)
+        matmul(xa, transposed(b), wide)
     });
-    LinearOutput { y: add(y, update, bias), xa }
+    LinearOutput { y: Sum { y, update, bias }.add(dtype), xa }
 }
 
 /// Whether [`one_launch`] takes this: one token, an NF4 weight, an update of low rank.
@@ -254,11 +271,12 @@ where
     if let Some((dx, dyb)) = crate::cuda::grad_input(&dy, &weight, factors(lora).as_ref()) {
         return GradInput { dx, dyb };
     }
-    let dx = matmul(dy.clone(), weight, dtype);
-    let Some(lora) = lora else { return GradInput { dx, dyb: None } };
+    let wide = Sum::<R>::wide(dtype, lora.is_some());
+    let y = matmul(dy.clone(), weight, wide);
+    let Some(lora) = lora else { return GradInput { dx: y, dyb: None } };
     let dyb = matmul(dy, scaled_cast(lora.b.clone(), 1.0, dtype), dtype);
-    let update = matmul(dyb.clone(), scaled_cast(lora.a.clone(), lora.scale, dtype), dtype);
-    GradInput { dx: add(dx, Some(update), None), dyb: Some(dyb) }
+    let update = Some(matmul(dyb.clone(), scaled_cast(lora.a.clone(), lora.scale, dtype), wide));
+    GradInput { dx: Sum { y, update, bias: None }.add(dtype), dyb: Some(dyb) }
 }
 
 pub(super) fn lora_grads<R: CubeRuntime>(
