@@ -35,12 +35,14 @@ impl TurnJoiner {
 
     /// Joins what waits.
     pub(crate) fn finish(&mut self) -> Vec<Prepared> {
-        let mut groups: Vec<(Option<String>, Vec<Prepared>)> = Vec::new();
+        // A row that is held out must not become part of a conversation that is trained on.
+        let mut groups: Vec<((bool, Option<String>), Vec<Prepared>)> = Vec::new();
         for row in self.waiting.drain(..) {
             let system = row.row.as_ref().ok().and_then(system_of).map(str::to_owned);
-            match groups.iter_mut().find(|(other, _)| *other == system) {
+            let kind = (row.for_eval, system);
+            match groups.iter_mut().find(|(other, _)| *other == kind) {
                 Some((_, rows)) => rows.push(row),
-                None => groups.push((system, vec![row])),
+                None => groups.push((kind, vec![row])),
             }
         }
         let mut draws = 0_u64;

@@ -196,6 +196,31 @@ fn turns_are_joined_each_once() {
 }
 
 #[test]
+fn held_out_turns_are_joined_among_themselves() {
+    let Some(model) = qlora_testing::model() else { return };
+    let tokenizer = Arc::new(Tokenizer::from_gguf(Gguf::open(model).unwrap().metadata()).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let rows = (0..60).map(|n| {
+        json!({"messages": [{"role": "user", "content": format!("q{n}.")}, {"role": "assistant", "content": "m"}]})
+    });
+    let mut plan = plan(json!(write(folder.path(), "d.jsonl", rows)));
+    plan.split = Some(EvalSplit { fraction: 0.4, group: None, seed: 3 });
+    let encoder = Encoder::new(Arc::clone(&tokenizer));
+    let questions = |plan: &DataPlan| {
+        let (train, eval) = plan.open(&encoder, &DatasetOptions::default(), &mut Silent).unwrap();
+        [train, eval.unwrap()].map(|data| {
+            let texts = data.iter().map(|sample| tokenizer.decode(&sample.ids, false).unwrap());
+            let text: String = texts.collect();
+            (0..60).filter(|n| text.contains(&format!("q{n}."))).collect::<Vec<_>>()
+        })
+    };
+    let apart = questions(&plan);
+    assert!(apart.iter().all(|side| side.len() > 10), "{apart:?}");
+    plan.augmentation.join_turns = Some(JoinTurns { max_turns: 4, window: 1024 });
+    assert_eq!(questions(&plan), apart);
+}
+
+#[test]
 fn system_messages_and_phrasings_vary() {
     let folder = tempfile::tempdir().unwrap();
     let rows = (0..80).map(|n| {
