@@ -327,6 +327,35 @@ fn sources_and_what_is_done_to_rows_are_read_strictly() {
 }
 
 #[test]
+fn what_the_documentation_shows_is_read() {
+    let page = include_str!("../../../../docs/configuration.md");
+    let blocks: Vec<&str> =
+        page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(blocks.len(), 4);
+    for block in blocks {
+        let text = format!("model.path = \"m\"\ntrain.steps = 5\noutput.dir = \"out\"\n{block}");
+        let train: &[&str] =
+            if block.contains("data.train]]") || block.contains("train =") { &[] } else { &["data.train=a"] };
+        let config = read(&text, train).unwrap_or_else(|error| panic!("{block}\n{error}"));
+        assert_eq!(read(&config.to_toml(), &[]).unwrap(), config);
+    }
+    // Every key is listed.
+    let config =
+        read(LEAST, &["data.train=[{path=\"a\", weight=1}]", "data.eval=b", "train.tokens_per_batch=9"])
+            .unwrap();
+    let table: toml::Table = config.to_toml().parse().unwrap();
+    for (section, keys) in &table {
+        for key in keys.as_table().unwrap().keys() {
+            let listed = [format!("`{key}`"), format!("`{section}.{key}`")];
+            assert!(
+                listed.iter().any(|key| page.contains(key)),
+                "{section}.{key} is not in docs/configuration.md"
+            );
+        }
+    }
+}
+
+#[test]
 fn overrides_reach_into_sections_of_sections() {
     let text = with_data("train = { path = \"a\" }\n[data.eval_split]\nfraction = 0.1");
     let data =
