@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use qlora_core::data::{DataPlan, Dataset, DatasetOptions, Encoder};
+use qlora_core::data::{Augmentation, DataPlan, Dataset, DatasetOptions, Encoder};
 use qlora_core::hub::ProgressBars;
 use qlora_core::models::{Checkpoint, ModelError};
 use qlora_core::text::Error as TextError;
@@ -92,7 +92,11 @@ fn plan(data: &DataConfig) -> DataPlan {
     DataPlan {
         sources: data.train.clone(),
         mixing: data.mixing.unwrap_or_default(),
-        augmentation: data.augmentation.clone().unwrap_or_default(),
+        // Its seed also chooses which rows a source repeats.
+        augmentation: data
+            .augmentation
+            .clone()
+            .unwrap_or_else(|| Augmentation { seed: data.seed, ..Augmentation::default() }),
         split: data.eval_split.clone(),
     }
 }
