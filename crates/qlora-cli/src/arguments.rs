@@ -306,7 +306,7 @@ pub(crate) struct ConvertArguments {
 }
 
 /// How rows become tokens.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct EncoderArguments {
     /// Another chat template than the model's: a name (chatml, llama-3, alpaca, ..) or a Jinja file
     #[arg(long, value_name = "TEMPLATE")]
@@ -329,6 +329,17 @@ pub(crate) enum TrainOnKind {
     All,
 }
 
+impl From<TrainOn> for TrainOnKind {
+    fn from(train_on: TrainOn) -> Self {
+        match train_on {
+            TrainOn::Assistant => Self::Assistant,
+            TrainOn::Last => Self::Last,
+            TrainOn::Completions => Self::Completions,
+            TrainOn::All => Self::All,
+        }
+    }
+}
+
 impl From<TrainOnKind> for TrainOn {
     fn from(kind: TrainOnKind) -> Self {
         match kind {
@@ -345,9 +356,10 @@ impl From<TrainOnKind> for TrainOn {
     after_help = "Exit code 1 when there are errors: rows that training would stop at or learn nothing from."
 )]
 pub(crate) struct CheckArguments {
-    /// The files with the rows to train on
+    /// The rows to train on: files, folders, patterns, hf://datasets/..; or the configuration of a run, RUN.toml, whose
+    /// sources, split, template and lengths are taken unless options say otherwise
     #[arg(value_name = "FILE", required = true)]
-    pub(crate) files: Vec<PathBuf>,
+    pub(crate) files: Vec<String>,
     /// The model that is to be trained; without it only what needs no tokens is checked
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<String>,
@@ -358,13 +370,13 @@ pub(crate) struct CheckArguments {
     pub(crate) max_length: Option<usize>,
     /// A file with held-out rows, which must not be among those to train on; may be repeated
     #[arg(long, value_name = "FILE")]
-    pub(crate) eval: Vec<PathBuf>,
-    /// Rows of an optimizer step, for the estimate of steps
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = parse_positive)]
-    pub(crate) batch_size: usize,
-    /// Times that every row is seen, for the estimate of steps
-    #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = parse_epochs)]
-    pub(crate) epochs: f64,
+    pub(crate) eval: Vec<String>,
+    /// Rows of an optimizer step, for the estimate of steps [default: 8]
+    #[arg(long, value_name = "N", value_parser = parse_positive)]
+    pub(crate) batch_size: Option<usize>,
+    /// Times that every row is seen, for the estimate of steps [default: 1]
+    #[arg(long, value_name = "N", value_parser = parse_epochs)]
+    pub(crate) epochs: Option<f64>,
     /// Write the report as a web page too, with tokens coloured by weight
     #[arg(long, value_name = "FILE.html")]
     pub(crate) html: Option<PathBuf>,

@@ -1,8 +1,19 @@
 use crate::dataset::{Builder, Dataset, DatasetOptions};
 use crate::pipeline::Pipeline;
-use crate::{Augmentation, Encoder, Error, EvalSplit, Sources, reader};
+use crate::{Augmentation, Encoder, Error, EvalSplit, Sources, reader, repeats_for_shares};
 use qlora_hub::FetchProgress;
 use serde::{Deserialize, Serialize};
+
+/// How sources come to the shares of an epoch's rows that their weights ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mixing {
+    /// Every row stands at least once; sources with too few rows repeat.
+    #[default]
+    Oversample,
+    /// No row stands twice; sources with too many rows lose some, chosen by the seed.
+    Undersample,
+}
 
 /// Which rows there are and what is done to them: what a run records about its data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -10,6 +21,9 @@ use serde::{Deserialize, Serialize};
 pub struct DataPlan {
     /// Where rows come from.
     pub sources: Sources,
+    /// How sources with weights are mixed.
+    #[serde(default)]
+    pub mixing: Mixing,
     /// What is done to conversations.
     #[serde(default)]
     pub augmentation: Augmentation,
@@ -22,7 +36,12 @@ impl DataPlan {
     /// All rows as they are.
     #[must_use]
     pub fn new(sources: impl Into<Sources>) -> Self {
-        Self { sources: sources.into(), augmentation: Augmentation::default(), split: None }
+        Self {
+            sources: sources.into(),
+            mixing: Mixing::default(),
+            augmentation: Augmentation::default(),
+            split: None,
+        }
     }
 
     /// Reads and tokenizes everything: the rows to train on, and those of the split.
@@ -38,16 +57,10 @@ impl DataPlan {
     ) -> Result<(Dataset, Option<Dataset>), Error> {
         self.augmentation.check()?;
         self.split.as_ref().map(EvalSplit::check).transpose()?;
+        self.sources.check()?;
         let mut files = Vec::new();
         for source in &self.sources.0 {
-            if !(source.repeat > 0.0 && source.repeat.is_finite()) {
-                let expected = "a number above 0";
-                return Err(Error::Option { option: "repeat", found: source.repeat.to_string(), expected });
-            }
             files.push(source.files(progress)?);
-        }
-        if files.is_empty() {
-            return Err(Error::Option { option: "sources", found: "empty".into(), expected: "a source" });
         }
         let paths: Vec<_> = files.iter().flatten().map(|file| file.path.clone()).collect();
         let mut train = Builder::new(paths.clone(), options);
@@ -75,8 +88,17 @@ impl DataPlan {
                 })?;
                 index += 1;
             }
-            train.repeat_source(source.repeat, self.augmentation.seed);
         }
+        train.repeat_sources(&self.repeats(&train.source_sizes())?, self.augmentation.seed);
         Ok((train.finish()?, eval.map(Builder::finish).transpose()?))
+    }
+
+    /// How often each source stands in an epoch, given how many samples it has.
+    fn repeats(&self, samples: &[usize]) -> Result<Vec<f64>, Error> {
+        let weights: Option<Vec<f64>> = self.sources.0.iter().map(|source| source.weight).collect();
+        match weights {
+            Some(weights) => repeats_for_shares(&weights, samples, self.mixing == Mixing::Oversample),
+            None => Ok(self.sources.0.iter().map(|source| source.repeat).collect()),
+        }
     }
 }

@@ -219,8 +219,8 @@ pub(crate) struct Builder<'a> {
     shapes: Vec<RowShape>,
     store: TokenStore,
     records: Vec<Record>,
-    /// The first sample of the source.
-    source_start: usize,
+    /// The first sample of each source.
+    source_starts: Vec<usize>,
     truncated: usize,
     skipped_long: usize,
     skipped_untrained: usize,
@@ -241,7 +241,7 @@ impl<'a> Builder<'a> {
             shapes: Vec::new(),
             store: TokenStore::new(),
             records: Vec::new(),
-            source_start: 0,
+            source_starts: Vec::new(),
             truncated: 0,
             skipped_long: 0,
             skipped_untrained: 0,
@@ -253,7 +253,13 @@ impl<'a> Builder<'a> {
     }
 
     pub(crate) fn begin_source(&mut self) {
-        self.source_start = self.records.len();
+        self.source_starts.push(self.records.len());
+    }
+
+    /// The samples of each source.
+    pub(crate) fn source_sizes(&self) -> Vec<usize> {
+        let ends = self.source_starts.iter().copied().skip(1).chain([self.records.len()]);
+        ends.zip(&self.source_starts).map(|(end, start)| end - start).collect()
     }
 
     pub(crate) fn begin_file(&mut self, file: u32) {
@@ -261,18 +267,23 @@ impl<'a> Builder<'a> {
         self.first = None;
     }
 
-    /// Lets the samples of the source stand `repeat` times; of a fraction, those whose hash is low.
-    pub(crate) fn repeat_source(&mut self, repeat: f64, seed: u64) {
-        let once = self.records.split_off(self.source_start);
-        for _ in 0..repeat as usize {
-            self.records.extend_from_slice(&once);
+    /// Lets the samples of each source stand as often as its number says; of a fraction, those whose hash is low.
+    pub(crate) fn repeat_sources(&mut self, repeats: &[f64], seed: u64) {
+        let sizes = self.source_sizes();
+        let mut once = std::mem::take(&mut self.records).into_iter();
+        for (size, repeat) in sizes.into_iter().zip(repeats) {
+            let source: Vec<Record> = once.by_ref().take(size).collect();
+            for _ in 0..*repeat as usize {
+                self.records.extend_from_slice(&source);
+            }
+            let rest = repeat.fract();
+            let chosen = source.into_iter().filter(|record| {
+                let key =
+                    [u64::from(record.file).to_le_bytes(), (record.position.number as u64).to_le_bytes()];
+                is_within(keyed_hash(seed, "repeat", &key.concat()), rest)
+            });
+            self.records.extend(chosen);
         }
-        let rest = repeat.fract();
-        let chosen = once.into_iter().filter(|record| {
-            let key = [u64::from(record.file).to_le_bytes(), (record.position.number as u64).to_le_bytes()];
-            is_within(keyed_hash(seed, "repeat", &key.concat()), rest)
-        });
-        self.records.extend(chosen);
     }
 
     fn path(&self) -> PathBuf {

@@ -30,7 +30,7 @@ impl EvalSplit {
             return Ok(());
         }
         Err(Error::Option {
-            option: "split.fraction",
+            option: "fraction",
             found: self.fraction.to_string(),
             expected: "a number above 0 and below 1",
         })

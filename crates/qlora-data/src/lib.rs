@@ -67,7 +67,7 @@ pub use augmentation::{Augmentation, JoinTurns, SystemPrompts, repeats_for_share
 pub use batch::Batch;
 pub use column_template::{ColumnTemplate, ColumnTemplateError};
 pub use convert::{Converted, convert};
-pub use data_plan::DataPlan;
+pub use data_plan::{DataPlan, Mixing};
 pub use dataset::{Dataset, DatasetOptions, OnBadRow, OnLong};
 pub use encoder::{Encoded, Encoder, Remarks, TrainOn};
 pub use error::{Error, RowProblem};

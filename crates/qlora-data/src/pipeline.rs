@@ -90,7 +90,9 @@ impl Pipeline<'_> {
             Err(problem) => {
                 Prepared { position, shape: None, ignored_keys: Vec::new(), for_eval, row: Err(problem) }
             }
-            Ok(ParsedRow { record, shape, ignored_keys }) => {
+            Ok(ParsedRow { record, shape, mut ignored_keys }) => {
+                let group = self.split.and_then(|split| split.group.as_ref());
+                ignored_keys.retain(|key| Some(key) != group);
                 let row = match record {
                     Record::Row(row) if self.augmentation.changes_rows() => {
                         Ok(self.augmentation.vary(row, self.file, position.number))

@@ -21,19 +21,30 @@ pub(crate) struct SupervisedRow {
     pub(crate) ignored_keys: Vec<String>,
 }
 
-/// Reads a row for supervised fine-tuning; rows of other purposes are refused.
-pub(crate) fn supervised(raw: RawRow, shape: Option<RowShape>) -> Result<SupervisedRow, RowProblem> {
-    let ParsedRow { record, shape, ignored_keys } = parse(fields(raw.parse()?)?, shape)?;
+/// Reads a row of a source for supervised fine-tuning; rows of other purposes are refused. The shape is that of the
+/// source, else the one that is given, else what the keys tell.
+pub(crate) fn supervised(
+    fields: Fields,
+    source: &Source,
+    shape: Option<RowShape>,
+) -> Result<SupervisedRow, RowProblem> {
+    let fields = map_columns(fields, source)?;
+    let ParsedRow { record, shape, ignored_keys } = parse(fields, source.shape.or(shape))?;
     match record {
         Record::Row(row) => Ok(SupervisedRow { row, shape, ignored_keys }),
         Record::Preference(_) | Record::Prompt(_) => Err(RowProblem::NotSupervised { shape }),
     }
 }
 
-type Fields = Map<String, Value>;
+pub(crate) type Fields = Map<String, Value>;
 
 /// The label of a token that is not trained.
 const IGNORED_LABEL: i64 = -100;
+
+/// The fields of a row as it stands in its file.
+pub(crate) fn fields_of(raw: RawRow) -> Result<Fields, RowProblem> {
+    fields(raw.parse()?)
+}
 
 /// The fields of a row.
 pub(crate) fn fields(value: Value) -> Result<Fields, RowProblem> {

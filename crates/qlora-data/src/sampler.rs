@@ -213,8 +213,10 @@ mod tests {
 
     #[test]
     fn nothing_to_sample_is_an_error() {
-        assert!(Sampler::shuffled(0, 4, 1).is_err());
-        assert!(Sampler::sequential(4, 0).is_err());
+        let error = Sampler::shuffled(0, 4, 1).unwrap_err().to_string();
+        assert_eq!(error, "cannot sample 0 samples in batches of 4: both must be at least 1");
+        let error = Sampler::sequential(4, 0).unwrap_err().to_string();
+        assert_eq!(error, "cannot sample 4 samples in batches of 0: both must be at least 1");
         let mut sampler = Sampler::sequential(4, 2).unwrap();
         let error = sampler.restore(SamplerState { epoch: 0, cursor: 4 }).unwrap_err().to_string();
         assert!(error.contains("beyond the 4 samples"), "{error}");

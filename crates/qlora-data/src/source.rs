@@ -2,8 +2,10 @@
 
 use crate::{ColumnTemplate, Error, FileFormat, RowShape, TextSplit, glob};
 use qlora_hub::{DatasetStore, FetchProgress, HubId};
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeSeq;
+use serde::{Deserialize, Serialize, Serializer};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -39,6 +41,10 @@ pub struct Source {
     /// How many times the rows stand in an epoch. Of a fraction, that share of the rows is chosen by the seed.
     #[serde(default = "once", skip_serializing_if = "is_once")]
     pub repeat: f64,
+    /// Instead of `repeat`: how many of an epoch's rows come from here, in relation to the weights of the other
+    /// sources, which all have one then; see [`Mixing`](crate::Mixing).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
 }
 
 fn once() -> f64 {
@@ -61,14 +67,101 @@ impl Source {
             template: BTreeMap::new(),
             split: None,
             repeat: 1.0,
+            weight: None,
+        }
+    }
+
+    /// Whether everything but the path is found out from the files.
+    fn is_plain(&self) -> bool {
+        *self == Self::new(&*self.path)
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for the first that means nothing.
+    pub fn check(&self) -> Result<(), Error> {
+        let wrong = |option, found: String, expected| Err(Error::Option { option, found, expected });
+        let positive = |number: f64| number > 0.0 && number.is_finite();
+        if self.path.is_empty() {
+            return wrong("path", "empty".into(), "a file, a folder, a pattern or hf://datasets/..");
+        }
+        if !positive(self.repeat) {
+            return wrong("repeat", self.repeat.to_string(), "a number above 0");
+        }
+        match self.weight {
+            Some(weight) if !positive(weight) => wrong("weight", weight.to_string(), "a number above 0"),
+            Some(weight) if !is_once(&self.repeat) => {
+                wrong("weight", weight.to_string(), "nothing beside `repeat`: remove one of the two")
+            }
+            _ if self.split.is_some_and(|split| split.max_chars == 0) => {
+                wrong("split.max_chars", "0".into(), "at least 1")
+            }
+            _ => Ok(()),
         }
     }
 }
 
-/// One or several sources: in a configuration a path, a table, or a list of these.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// One or several sources: in a configuration a path, a table, or a list of these. Prints as the paths.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(from = "AsTyped")]
 pub struct Sources(pub Vec<Source>);
+
+impl Sources {
+    /// Checks the settings of each, and that they go together.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for the first that means nothing.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.0.is_empty() {
+            return Err(Error::Option { option: "sources", found: "empty".into(), expected: "a source" });
+        }
+        self.0.iter().try_for_each(Source::check)?;
+        let weighted = self.0.iter().filter(|source| source.weight.is_some()).count();
+        if weighted != 0 && weighted != self.0.len() {
+            return Err(Error::Option {
+                option: "weight",
+                found: format!("given for {weighted} of {} sources", self.0.len()),
+                expected: "a weight for each source, or for none",
+            });
+        }
+        Ok(())
+    }
+
+    /// The path, if there is one source and nothing but a path is known of it.
+    #[must_use]
+    pub fn plain_path(&self) -> Option<&str> {
+        match &self.0[..] {
+            [source] if source.is_plain() => Some(&source.path),
+            _ => None,
+        }
+    }
+}
+
+/// As short as it was typed: a source of which only the path was given is its path.
+impl Serialize for Sources {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if let Some(path) = self.plain_path() {
+            return serializer.serialize_str(path);
+        }
+        let mut list = serializer.serialize_seq(Some(self.0.len()))?;
+        for source in &self.0 {
+            if source.is_plain() {
+                list.serialize_element(&source.path)?;
+            } else {
+                list.serialize_element(source)?;
+            }
+        }
+        list.end()
+    }
+}
+
+impl fmt::Display for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let paths: Vec<&str> = self.0.iter().map(|source| &*source.path).collect();
+        f.write_str(&paths.join(", "))
+    }
+}
 
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "expected a path, a table with `path`, or a list of these")]

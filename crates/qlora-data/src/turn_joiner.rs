@@ -12,6 +12,14 @@ pub(crate) struct TurnJoiner {
     windows: u64,
 }
 
+/// What rows must have in common to be joined. A row that is held out must not become part of a conversation that is
+/// trained on.
+#[derive(PartialEq)]
+struct Kind {
+    for_eval: bool,
+    system: Option<String>,
+}
+
 impl TurnJoiner {
     pub(crate) fn new(settings: JoinTurns, seed: u64) -> Self {
         Self { settings, seed, waiting: Vec::new(), windows: 0 }
@@ -35,12 +43,13 @@ impl TurnJoiner {
 
     /// Joins what waits.
     pub(crate) fn finish(&mut self) -> Vec<Prepared> {
-        let mut groups: Vec<(Option<String>, Vec<Prepared>)> = Vec::new();
+        let mut groups: Vec<(Kind, Vec<Prepared>)> = Vec::new();
         for row in self.waiting.drain(..) {
             let system = row.row.as_ref().ok().and_then(system_of).map(str::to_owned);
-            match groups.iter_mut().find(|(other, _)| *other == system) {
+            let kind = Kind { for_eval: row.for_eval, system };
+            match groups.iter_mut().find(|(other, _)| *other == kind) {
                 Some((_, rows)) => rows.push(row),
-                None => groups.push((system, vec![row])),
+                None => groups.push((kind, vec![row])),
             }
         }
         let mut draws = 0_u64;

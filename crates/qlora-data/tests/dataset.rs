@@ -100,6 +100,20 @@ fn every_bad_row_names_its_line_and_its_fault() {
 }
 
 #[test]
+fn rows_for_other_purposes_are_refused() {
+    for (row, shape) in [
+        ("{\"prompt\": \"a\", \"answer\": 3}", "`prompt`"),
+        ("{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}", "`chosen` and `rejected`"),
+    ] {
+        let error = refused(row, STOP);
+        let expected = format!(
+            "data.jsonl, line 1: rows with {shape} are not for supervised fine-tuning; expected something to imitate"
+        );
+        assert_eq!(error, expected);
+    }
+}
+
+#[test]
 fn bad_conversations_name_their_fault() {
     let Some(encoder) = &*SMOLLM2 else { return };
     let error = |row: Value| read(row.to_string(), encoder, STOP).unwrap_err().to_string();

@@ -1,8 +1,8 @@
 //! Several sources, augmentation, splits and conversion: deterministic, and recorded.
 
 use qlora_data::{
-    Augmentation, DataPlan, Dataset, DatasetOptions, Encoder, Error, EvalSplit, JoinTurns, OnBadRow, Sources,
-    SystemPrompts, convert, repeats_for_shares,
+    Augmentation, DataPlan, Dataset, DatasetOptions, Encoder, Error, EvalSplit, JoinTurns, Mixing, OnBadRow,
+    Sources, SystemPrompts, convert, repeats_for_shares,
 };
 use qlora_gguf::Gguf;
 use qlora_hub::Silent;
@@ -57,6 +57,52 @@ fn sources_follow_one_another_and_repeat() {
 }
 
 #[test]
+fn weighted_sources_have_their_shares() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = write(folder.path(), "a.jsonl", ids(0, 20));
+    let b = write(folder.path(), "b.jsonl", ids(100, 80));
+    let mut weighted = plan(json!([{"path": a, "weight": 1}, {"path": b, "weight": 1.0}]));
+    let counts = |plan: &DataPlan| {
+        let (data, _) = open(plan).unwrap();
+        let seen = first_ids(&data);
+        let from_a = seen.iter().filter(|&&id| id < 100).count();
+        (from_a, seen.len() - from_a)
+    };
+    // Four times 20 are 80; without repeating, a quarter of 80 or so.
+    assert_eq!(counts(&weighted), (80, 80));
+    weighted.mixing = Mixing::Undersample;
+    let (from_a, from_b) = counts(&weighted);
+    assert!(from_a == 20 && (10..=30).contains(&from_b), "{from_b}");
+    assert_eq!(counts(&weighted), (from_a, from_b));
+    // What is recorded is what is done.
+    let recorded: DataPlan = serde_json::from_value(serde_json::to_value(&weighted).unwrap()).unwrap();
+    assert_eq!(recorded, weighted);
+
+    for (sources, words) in [
+        (json!([{"path": a, "weight": 1}, {"path": b}]), "weight is given for 1 of 2 sources"),
+        (json!([{"path": a, "weight": -1}]), "weight is -1: expected a number above 0"),
+        (json!([{"path": a, "weight": 1, "repeat": 2}]), "expected nothing beside `repeat`"),
+        (json!([{"path": ""}]), "path is empty"),
+        (json!([]), "sources is empty"),
+    ] {
+        let error = open(&plan(sources)).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn sources_are_written_as_short_as_they_were_typed() {
+    for sources in [
+        json!("a.jsonl"),
+        json!(["a.jsonl", "b/"]),
+        json!(["a.jsonl", {"path": "b/", "shape": "text", "split": {"max_chars": 9}, "weight": 2.0}]),
+    ] {
+        let read: Sources = serde_json::from_value(sources.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&read).unwrap(), sources);
+    }
+}
+
+#[test]
 fn problems_name_their_file() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "a.jsonl", ids(0, 3));
@@ -97,7 +143,7 @@ fn a_split_is_stable_and_keeps_groups_together() {
     let error = open(&bad).unwrap_err().to_string();
     assert!(error.contains("the column \"topic\" is missing or empty"), "{error}");
     bad.split = Some(EvalSplit { fraction: 1.0, group: None, seed: 0 });
-    assert!(open(&bad).unwrap_err().to_string().contains("split.fraction is 1: expected"));
+    assert!(open(&bad).unwrap_err().to_string().contains("fraction is 1: expected"));
 }
 
 #[test]
@@ -147,6 +193,31 @@ fn turns_are_joined_each_once() {
         assert!(text.find(&format!("q{n}.")) < text.find(&format!("a{n}.")));
         assert_eq!(text.matches("system\n").count(), 1);
     }
+}
+
+#[test]
+fn held_out_turns_are_joined_among_themselves() {
+    let Some(model) = qlora_testing::model() else { return };
+    let tokenizer = Arc::new(Tokenizer::from_gguf(Gguf::open(model).unwrap().metadata()).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let rows = (0..60).map(|n| {
+        json!({"messages": [{"role": "user", "content": format!("q{n}.")}, {"role": "assistant", "content": "m"}]})
+    });
+    let mut plan = plan(json!(write(folder.path(), "d.jsonl", rows)));
+    plan.split = Some(EvalSplit { fraction: 0.4, group: None, seed: 3 });
+    let encoder = Encoder::new(Arc::clone(&tokenizer));
+    let questions = |plan: &DataPlan| {
+        let (train, eval) = plan.open(&encoder, &DatasetOptions::default(), &mut Silent).unwrap();
+        [train, eval.unwrap()].map(|data| {
+            let texts = data.iter().map(|sample| tokenizer.decode(&sample.ids, false).unwrap());
+            let text: String = texts.collect();
+            (0..60).filter(|n| text.contains(&format!("q{n}."))).collect::<Vec<_>>()
+        })
+    };
+    let apart = questions(&plan);
+    assert!(apart.iter().all(|side| side.len() > 10), "{apart:?}");
+    plan.augmentation.join_turns = Some(JoinTurns { max_turns: 4, window: 1024 });
+    assert_eq!(questions(&plan), apart);
 }
 
 #[test]

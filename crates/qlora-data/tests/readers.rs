@@ -245,7 +245,9 @@ fn sources_without_files_say_what_to_do() {
     let mut csv = Source::new(folder.path().to_str().unwrap());
     csv.format = Some(FileFormat::Csv);
     assert_eq!(open(csv), Ok(1));
+    std::fs::create_dir(path("empty")).unwrap();
     for (source, words) in [
+        (path("empty"), "there are no data files"),
         (
             folder.path().to_str().unwrap().to_owned(),
             "the folder has files of the formats jsonl, csv; set `format`",

@@ -40,7 +40,9 @@ fn byte_character(byte: u8) -> char {
 
 /// A byte-level tokenizer that merges without regard to words: line ends with line ends, colons with spaces, ends of
 /// headers with what follows, so that tokens would straddle every boundary that there is.
-static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| {
+static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| tokenizer(&Value::Null));
+
+fn tokenizer(normalizer: &Value) -> Arc<Tokenizer> {
     let mut vocab = Map::new();
     for byte in 0..=255_u8 {
         vocab.insert(byte_character(byte).to_string(), json!(byte));
@@ -58,7 +60,7 @@ static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| {
     let byte_level =
         json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
     let definition = json!({
-        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": normalizer, "post_processor": null,
         "added_tokens": added, "pre_tokenizer": byte_level, "decoder": byte_level,
         "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
                   "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
@@ -69,7 +71,7 @@ static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| {
     let config = json!({"bos_token": "<s>", "eos_token": "<|endoftext|>"});
     std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
     Arc::new(Tokenizer::from_directory(folder.path()).unwrap())
-});
+}
 
 /// What a template makes of an assistant's turn.
 struct Format {
@@ -254,6 +256,29 @@ fn the_named_templates_are_all_here_and_write_tokens_of_the_vocabulary() {
     let chosen = TOKENIZER.choose_template(path.to_str().unwrap()).unwrap();
     assert_eq!(chosen.missing_tokens, ["<|turn|>"]);
     assert!(chosen.warning().unwrap().contains("writes <|turn|> which the vocabulary does not have"));
+}
+
+#[test]
+fn a_tokenizer_without_a_template_says_so() {
+    let messages = vec![Message::user("a"), Message::assistant("b")];
+    let row = Row::Conversation { messages, trained_from: 0, tools: None, variables: None };
+    let problem = Encoder::new(TOKENIZER.clone()).encode(&row, 1).unwrap_err().to_string();
+    assert!(problem.contains("chat template"), "{problem}");
+}
+
+/// A tokenizer that changes a text by what stands before it: what is trained would not be what was written.
+#[test]
+fn trained_tokens_that_are_another_text_are_refused() {
+    let normalizer = json!({"type": "Replace", "pattern": {"Regex": "(?<=:)[A-Z]"}, "content": "_"});
+    let encoder = Encoder::new(tokenizer(&normalizer));
+    let row = |prompt: &str| Row::Text { prompt: prompt.into(), completion: "Yes".into() };
+    assert!(encoder.encode(&row("Answer "), 1).is_ok());
+    let problem = encoder.encode(&row("Answer:"), 1).unwrap_err().to_string();
+    assert!(
+        problem.contains("the tokens to train on decode to \"_es\", not to \"Yes\"")
+            && problem.contains("tokenize the data yourself"),
+        "{problem}"
+    );
 }
 
 proptest! {

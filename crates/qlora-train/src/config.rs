@@ -20,8 +20,10 @@
 //! # init_from = "adapter/"         # continue from a PEFT adapter; rank, alpha, targets, rslora come from it
 //!
 //! [data]
-//! train = "data/train.jsonl"
-//! # eval = "data/eval.jsonl"
+//! train = "data/train.jsonl"       # a path, a folder, a pattern, hf://datasets/..; a table of `path` and how it is read;
+//!                                  # or a list of these: see docs/configuration.md
+//! # eval = "data/eval.jsonl"       # likewise; or, in its place,
+//! # eval_split = { fraction = 0.1 } # rows of train that are evaluated on instead
 //! max_length = 2048                # tokens of a row
 //! shuffle = true
 //! # seed = 42                      # order of the rows; train.seed unless given
@@ -30,6 +32,7 @@
 //! # template = "chatml"            # a chat template by name (alpaca, chatml, gemma, llama-2, llama-3, mistral, phi-3,
 //!                                  # phi-4, vicuna, zephyr) or a Jinja file; the model's own unless given
 //! # packing = "best-fit"           # "best-fit" | "by-length": how rows share batches of train.tokens_per_batch
+//! # augmentation = { .. }          # system prompts, paraphrases, turns joined
 //! train_on = "assistant"           # "assistant" | "last" | "completions" | "all": which tokens the loss counts
 //!
 //! [train]
@@ -63,6 +66,7 @@
 //! not to the file: what completes on the command line works in the file.
 
 mod check;
+mod data;
 mod grpo;
 mod problem;
 mod reader;
@@ -71,7 +75,7 @@ mod schedule_value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use qlora_data::{OnBadRow, OnLong, TrainOn};
+use qlora_data::{Augmentation, EvalSplit, Mixing, OnBadRow, OnLong, Sources, TrainOn};
 use qlora_lora::LoraConfig;
 use qlora_models::Checkpointing;
 use serde::{Serialize, Serializer};
@@ -182,10 +186,19 @@ pub enum AdapterConfig {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DataConfig {
     /// The rows to train on.
-    pub train: PathBuf,
+    pub train: Sources,
     /// The rows to evaluate on.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub eval: Option<PathBuf>,
+    pub eval: Option<Sources>,
+    /// Which rows of `train` are evaluated on instead of trained on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_split: Option<EvalSplit>,
+    /// How sources with weights are mixed; only where they have some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mixing: Option<Mixing>,
+    /// What is done to the conversations of `train`, those that are split off included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub augmentation: Option<Augmentation>,
     /// The longest row, in tokens.
     pub max_length: usize,
     /// Whether each epoch has an order of its own; else rows come as in the file.
@@ -288,7 +301,7 @@ impl DataConfig {
     /// problems; 1000 unless it says so. For `[grpo]` only.
     #[must_use]
     pub fn task(&self) -> Option<(qlora_rl::Task, usize)> {
-        let name = self.train.to_str()?.strip_prefix("task:")?;
+        let name = self.train.plain_path()?.strip_prefix("task:")?;
         let (name, count) = match name.split_once(':') {
             Some((name, count)) => (name, count.parse().ok().filter(|count| *count > 0)?),
             None => (name, 1000),

@@ -9,6 +9,7 @@ mod inspecting;
 mod program;
 mod real_model;
 mod reinforcement;
+mod sources;
 mod tiny_gguf;
 mod tiny_model;
 mod training;

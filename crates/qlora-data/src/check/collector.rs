@@ -7,7 +7,7 @@ use super::similar::{Likeness, similar};
 use super::{CheckOptions, CheckReport, Finding, FindingKind, Place};
 use crate::reader::RawRow;
 use crate::row_reader::{self, SupervisedRow};
-use crate::{Encoded, Encoder, Remarks, Row, RowShape, Sample};
+use crate::{Encoded, Encoder, EvalSplit, Remarks, Row, RowShape, Sample, Source};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
@@ -40,6 +40,7 @@ pub(super) struct Collector<'a> {
     files: Vec<PathBuf>,
     /// The training set, then the held-out set.
     sets: Vec<SetCounts>,
+    /// The shape of the first row of the current file.
     first_shape: Option<RowShape>,
     findings: BTreeMap<FindingKind, Finding>,
     shown: Vec<ShownRow>,
@@ -84,6 +85,7 @@ impl<'a> Collector<'a> {
     /// What follows is from this file. Gives the rows so far.
     pub(super) fn begin_file(&mut self, file: &Path) -> usize {
         self.files.push(file.to_owned());
+        self.first_shape = None;
         if let Some(set) = self.sets.last_mut() {
             set.files.push(file.to_owned());
         }
@@ -95,11 +97,12 @@ impl<'a> Collector<'a> {
         self.locations.len()
     }
 
-    /// The next rows of the current file.
-    pub(super) fn add(&mut self, rows: Vec<RawRow>) {
+    /// The next rows of the current file, which is one of the source. Of a split only those of the wanted side count.
+    pub(super) fn add(&mut self, rows: Vec<RawRow>, source: &Source, side: Option<(&EvalSplit, bool)>) {
         let (encoder, options) = (self.encoder, self.options);
-        let facts: Vec<Facts> = rows.into_par_iter().map(|row| look_at(row, encoder, options)).collect();
-        facts.into_iter().for_each(|facts| self.count(facts));
+        let facts: Vec<Option<Facts>> =
+            rows.into_par_iter().map(|row| look_at(row, source, side, encoder, options)).collect();
+        facts.into_iter().flatten().for_each(|facts| self.count(facts));
     }
 
     fn count(&mut self, facts: Facts) {
@@ -217,7 +220,14 @@ impl<'a> Collector<'a> {
     }
 }
 
-fn look_at(raw: RawRow, encoder: Option<&Encoder>, options: &CheckOptions) -> Facts {
+/// What there is to know of a row; nothing when it is on the other side of a split.
+fn look_at(
+    raw: RawRow,
+    source: &Source,
+    side: Option<(&EvalSplit, bool)>,
+    encoder: Option<&Encoder>,
+    options: &CheckOptions,
+) -> Option<Facts> {
     let line = raw.position.number;
     let mut facts = Facts {
         line,
@@ -228,14 +238,28 @@ fn look_at(raw: RawRow, encoder: Option<&Encoder>, options: &CheckOptions) -> Fa
         notes: Vec::new(),
         sample: None,
     };
-    let SupervisedRow { row, shape, ignored_keys } = match row_reader::supervised(raw, options.shape) {
+    let mut fields = row_reader::fields_of(raw);
+    if let Some((split, held_out)) = side {
+        // A row that is on neither side is a problem among those to train on.
+        let is_eval = fields.as_ref().ok().map(|fields| split.is_eval(fields));
+        match is_eval {
+            Some(Ok(is_eval)) if is_eval != held_out => return None,
+            Some(Err(_)) | None if held_out => return None,
+            Some(Err(problem)) => fields = Err(problem),
+            _ => {}
+        }
+    }
+    let parsed = fields.and_then(|fields| row_reader::supervised(fields, source, options.shape));
+    let SupervisedRow { row, shape, mut ignored_keys } = match parsed {
         Ok(parsed) => parsed,
         Err(problem) => {
             facts.notes.push((FindingKind::of_problem(&problem), problem.to_string()));
-            return facts;
+            return Some(facts);
         }
     };
     facts.shape = Some(shape);
+    let group = side.and_then(|(split, _)| split.group.as_ref());
+    ignored_keys.retain(|key| Some(key) != group);
     if !ignored_keys.is_empty() {
         facts.notes.push((FindingKind::IgnoredKeys, ignored_keys.join(", ")));
     }
@@ -267,7 +291,7 @@ fn look_at(raw: RawRow, encoder: Option<&Encoder>, options: &CheckOptions) -> Fa
             }
         }
     }
-    facts
+    Some(facts)
 }
 
 fn digest(bytes: &[u8]) -> u128 {

@@ -2,17 +2,17 @@
 
 use std::path::PathBuf;
 
-use qlora_data::{OnBadRow, OnLong, TrainOn};
 use qlora_lora::{LoraConfig, LoraError, Targets};
 use qlora_models::Checkpointing;
 use toml::Value;
 
+use super::data::data;
 use super::problem::{ConfigError, Place};
 use super::reader::Reader;
 use super::schedule_value;
 use super::{
-    AdapterConfig, BackendKind, ComputeKind, DataConfig, DeviceConfig, ModelConfig, OptimizerKind,
-    OutputConfig, PackingKind, QuantKind, RunConfig, RunLength, TrainConfig,
+    AdapterConfig, BackendKind, ComputeKind, DeviceConfig, ModelConfig, OptimizerKind, OutputConfig,
+    QuantKind, RunConfig, RunLength, TrainConfig,
 };
 use crate::schedule::ScheduleKind;
 
@@ -152,76 +152,6 @@ fn targets(reader: &mut Reader) -> Option<Targets> {
     }
 }
 
-/// How rows share batches; `None` where batches are counted in rows.
-fn packing(reader: &mut Reader, token_budget: bool) -> Option<PackingKind> {
-    const EXPECTED: &str = "\"best-fit\" or \"by-length\"";
-    let Some(entry) = reader.take("data", "packing") else {
-        return token_budget.then(PackingKind::default);
-    };
-    let kind = match (&entry.value, entry.value.as_str()) {
-        (Value::Boolean(false), _) if !token_budget => return None,
-        (Value::Boolean(true), _) | (_, Some("best-fit" | "bfd")) => Some(PackingKind::BestFit),
-        (_, Some("by-length")) => Some(PackingKind::ByLength),
-        _ => None,
-    };
-    let message = match kind {
-        None => format!("{} given, expected {EXPECTED}", entry.value),
-        Some(_) if !token_budget => {
-            "fills batches of a fixed number of tokens; set train.tokens_per_batch to it".to_owned()
-        }
-        Some(_) => return kind,
-    };
-    reader.problem(entry.place, "data.packing", message);
-    None
-}
-
-fn data(reader: &mut Reader, train_seed: u64, token_budget: bool) -> Option<DataConfig> {
-    const SECTION: &str = "data";
-    let train = reader.required(SECTION, "train", "the file with the rows to train on", path);
-    let eval = reader.optional(SECTION, "eval", "a file with rows", path);
-    let max_length =
-        reader.optional(SECTION, "max_length", "a whole number of at least 2", |value| count(value, 2));
-    let template = reader.optional(SECTION, "template", "the name of a chat template, or a Jinja file", text);
-    let packing = packing(reader, token_budget);
-    let shuffle = reader.optional(SECTION, "shuffle", "true or false", Value::as_bool);
-    let seed = reader.optional(SECTION, "seed", "a whole number of at least 0", seed);
-    let on_bad_row = reader.choice(
-        SECTION,
-        "on_bad_row",
-        &[("stop", OnBadRow::Stop), ("skip", OnBadRow::Skip)],
-        OnBadRow::Stop,
-    );
-    let on_long = reader.choice(
-        SECTION,
-        "on_long",
-        &[("error", OnLong::Error), ("skip", OnLong::Skip), ("truncate", OnLong::Truncate)],
-        OnLong::Error,
-    );
-    let train_on = reader.choice(
-        SECTION,
-        "train_on",
-        &[
-            ("assistant", TrainOn::Assistant),
-            ("last", TrainOn::Last),
-            ("completions", TrainOn::Completions),
-            ("all", TrainOn::All),
-        ],
-        TrainOn::Assistant,
-    );
-    Some(DataConfig {
-        train: train?,
-        eval,
-        max_length: max_length.unwrap_or(2048),
-        shuffle: shuffle.unwrap_or(true),
-        seed: seed.unwrap_or(train_seed),
-        on_bad_row,
-        on_long,
-        template,
-        packing,
-        train_on,
-    })
-}
-
 fn train(reader: &mut Reader) -> Option<TrainConfig> {
     const SECTION: &str = "train";
     let length = run_length(reader);
@@ -339,7 +269,7 @@ fn optimizer(reader: &mut Reader) -> OptimizerKind {
     default
 }
 
-fn text(value: &Value) -> Option<String> {
+pub(super) fn text(value: &Value) -> Option<String> {
     value.as_str().filter(|text| !text.is_empty()).map(String::from)
 }
 

@@ -155,11 +155,16 @@ pub(super) fn grpo(
         reader.optional(SECTION, "logged_samples", "a whole number of at least 0", |v| count(v, 0));
     let rewards = rewards(reader, data);
     if let Some(data) = data {
-        if data.train.to_str().is_some_and(|name| name.starts_with("task:")) && data.task().is_none() {
+        let plain = data.train.plain_path();
+        if plain.is_none() {
+            let message = "GRPO reads the prompts of one JSONL file, or a task: set it to a path".to_string();
+            reader.problem(Place::Absent, "data.train", message);
+        }
+        if plain.is_some_and(|name| name.starts_with("task:")) && data.task().is_none() {
             let names: Vec<&str> = qlora_rl::Task::NAMED.iter().map(|(name, _)| *name).collect();
             let message = format!(
                 "{} given, expected task:NAME or task:NAME:COUNT with NAME one of {}",
-                data.train.display(),
+                data.train,
                 names.join(", ")
             );
             reader.problem(Place::Absent, "data.train", message);
@@ -167,6 +172,14 @@ pub(super) fn grpo(
         if data.eval.is_some() {
             let message = "GRPO has no evaluation on held-out rows; remove it".to_string();
             reader.problem(Place::Absent, "data.eval", message);
+        }
+        for (given, key) in
+            [(data.eval_split.is_some(), "eval_split"), (data.augmentation.is_some(), "augmentation")]
+        {
+            if given {
+                let message = "GRPO takes prompts as they are; remove it".to_string();
+                reader.problem(Place::Absent, &format!("data.{key}"), message);
+            }
         }
         if data.on_long == qlora_data::OnLong::Truncate {
             let message = "a prompt that is cut off asks something else; \"error\" or \"skip\"".to_string();

@@ -83,14 +83,28 @@ impl Reader {
             self.problem(Place::Override, key, "expected section.key=value, as in train.steps=100".into());
             return;
         };
+        if section.is_empty() || name.split('.').any(str::is_empty) {
+            self.problem(Place::Override, key, "expected section.key=value, as in train.steps=100".into());
+            return;
+        }
+        let mut path = name.split('.');
+        let name = path.next().unwrap_or_default();
+        let path: Vec<&str> = path.collect();
         let value = format!("value = {text}")
             .parse::<toml::Table>()
             .ok()
             .filter(|table| table.len() == 1)
             .and_then(|mut table| table.remove("value"))
             .unwrap_or_else(|| Value::String(text.to_string()));
-        let entry = Entry { value, place: Place::Override };
-        self.entries.insert((section.to_string(), name.to_string()), entry);
+        let entry = self
+            .entries
+            .entry((section.to_string(), name.to_string()))
+            .or_insert_with(|| Entry { value: Value::Table(toml::Table::new()), place: Place::Override });
+        entry.place = Place::Override;
+        if !set(&mut entry.value, &path, value) {
+            let message = format!("{section}.{name} is no section that has keys");
+            self.problem(Place::Override, key, message);
+        }
     }
 
     pub(super) fn problem(&mut self, place: Place, key: &str, message: String) {
@@ -107,6 +121,11 @@ impl Reader {
     pub(super) fn places(&self, section: &str) -> BTreeMap<String, Place> {
         let of_section = self.entries.iter().filter(|((name, _), _)| name == section);
         of_section.map(|((_, key), entry)| (key.clone(), entry.place)).collect()
+    }
+
+    /// Where a key that was not asked for yet was given; `None` where it was not.
+    pub(super) fn place(&self, section: &str, key: &str) -> Option<Place> {
+        self.entries.get(&(section.to_string(), key.to_string())).map(|entry| entry.place)
     }
 
     /// The raw value of a key, which from now on is known.
@@ -209,6 +228,19 @@ impl Reader {
             }
         }
     }
+}
+
+/// Sets what a path of keys leads to, within sections of sections; whether there is such a place.
+fn set(within: &mut Value, path: &[&str], value: Value) -> bool {
+    match path {
+        [] => *within = value,
+        [key, rest @ ..] => {
+            let Some(table) = within.as_table_mut() else { return false };
+            let next = table.entry(*key).or_insert_with(|| Value::Table(toml::Table::new()));
+            return set(next, rest, value);
+        }
+    }
+    true
 }
 
 /// The known key that the fewest edits turn into, if they are few.

@@ -128,4 +128,21 @@ fn contradictions_are_errors_with_their_lines() {
         &[] as &[&str],
     );
     assert!(eval.unwrap_err().to_string().contains("data.eval: GRPO has no evaluation"));
+    for (data, problem) in [
+        ("data.train = [\"p\", \"q\"]", "data.train: GRPO reads the prompts of one JSONL file, or a task"),
+        ("data.train = { path = \"p\", repeat = 2 }", "data.train: GRPO reads the prompts of one JSONL file"),
+        (
+            "data.train = \"p\"\ndata.eval_split.fraction = 0.1",
+            "data.eval_split: GRPO takes prompts as they are",
+        ),
+        (
+            "data.train = \"p\"\ndata.augmentation.seed = 1",
+            "data.augmentation: GRPO takes prompts as they are",
+        ),
+    ] {
+        let text =
+            format!("model.path = \"m\"\n{data}\ntrain.steps = 5\noutput.dir = \"o\"\n[grpo]\n{REWARD}");
+        let error = RunConfig::from_toml_str("run.toml", &text, &[] as &[&str]).unwrap_err().to_string();
+        assert!(error.contains(problem), "{error}");
+    }
 }

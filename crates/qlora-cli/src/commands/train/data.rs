@@ -1,10 +1,10 @@
 //! The rows of a run.
 
 use std::io::ErrorKind;
-use std::path::Path;
 use std::sync::Arc;
 
-use qlora_core::data::{Dataset, DatasetOptions, Encoder};
+use qlora_core::data::{Augmentation, DataPlan, Dataset, DatasetOptions, Encoder};
+use qlora_core::hub::ProgressBars;
 use qlora_core::models::{Checkpoint, ModelError};
 use qlora_core::text::Error as TextError;
 use qlora_core::train::SupervisedFineTuning;
@@ -27,16 +27,23 @@ pub(super) fn objective(
     }
     let encoder = encoder(config, checkpoint)?;
     let options = options(&config.data, context);
-    let read = |name: &str, path: &Path| -> Result<Dataset, Failure> {
-        let data = Dataset::open(&*path.to_string_lossy(), &encoder, &options)?;
+    let told = |name: &str, sources: &dyn std::fmt::Display, data: Dataset| {
         if !quiet {
-            eprintln!("{name} data {}: {}", path.display(), data.report());
+            eprintln!("{name} data {sources}: {}", data.report());
         }
-        Ok(data)
+        data
     };
-    let train = read("training", &config.data.train)?;
+    let (train, split) = plan(&config.data).open(&encoder, &options, &mut ProgressBars::new())?;
+    let train = told("training", &config.data.train, train);
     let training_tokens = train.report().tokens;
-    let eval = config.data.eval.as_deref().map(|path| read("evaluation", path)).transpose()?;
+    let eval = match &config.data.eval {
+        Some(sources) => {
+            let plan = DataPlan::new(sources.clone());
+            let (eval, _) = plan.open(&encoder, &options, &mut ProgressBars::new())?;
+            Some(told("evaluation", sources, eval))
+        }
+        None => split.map(|eval| told("evaluation", &"split off", eval)),
+    };
     let shuffle = config.data.shuffle.then_some(config.data.seed);
     let mut objective =
         SupervisedFineTuning::new(train, config.train.batch_size, config.train.accumulate, shuffle)?
@@ -78,6 +85,20 @@ fn encoder(config: &RunConfig, checkpoint: &Checkpoint) -> Result<Encoder, Failu
         Err(error) => return Err(error.into()),
     };
     Ok(encoder.with_train_on(config.data.train_on).with_vocab_size(checkpoint.config().vocab_size))
+}
+
+/// The rows of `data.train`.
+fn plan(data: &DataConfig) -> DataPlan {
+    DataPlan {
+        sources: data.train.clone(),
+        mixing: data.mixing.unwrap_or_default(),
+        // Its seed also chooses which rows a source repeats.
+        augmentation: data
+            .augmentation
+            .clone()
+            .unwrap_or_else(|| Augmentation { seed: data.seed, ..Augmentation::default() }),
+        split: data.eval_split.clone(),
+    }
 }
 
 fn options(data: &DataConfig, context: usize) -> DatasetOptions {

@@ -39,7 +39,7 @@ pub(super) fn objective(
             }
             let skip = config.data.on_bad_row == OnBadRow::Skip;
             let options = PromptOptions { max_tokens: room, skip_bad_rows: skip };
-            PromptSet::from_jsonl(&config.data.train, &tokenizer, template, options)?
+            PromptSet::from_jsonl(config.data.train.to_string(), &tokenizer, template, options)?
         }
     };
     let rewards = grpo.rewards.iter().map(|reward| {
@@ -49,7 +49,7 @@ pub(super) fn objective(
     });
     let rewards: Vec<(Box<dyn Reward>, f64)> = rewards.collect::<Result<_, _>>()?;
     if !quiet {
-        eprintln!("prompts {}: {}", config.data.train.display(), prompts.prompts().len());
+        eprintln!("prompts {}: {}", config.data.train, prompts.prompts().len());
         for (line, problem) in prompts.skipped() {
             eprintln!("  line {line} was left out: {problem}");
         }
