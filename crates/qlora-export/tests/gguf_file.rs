@@ -371,8 +371,10 @@ fn small_models() -> impl Iterator<Item = (String, Checkpoint)> {
 }
 
 /// What llama.cpp does not compute.
-const REFUSED: [(&str, &str); 4] = [
+const REFUSED: [(&str, &str); 6] = [
     ("cohere_qk_norm", "norms of query and key heads in a model of 3 layers"),
+    ("gemma2", "the factor of attention scores"),
+    ("gemma3", "the factor of attention scores"),
     ("llama_dynamic", "depends on the length"),
     ("qwen3_bias", "a bias"),
     ("qwen3_moe_mixed", "the experts"),
