@@ -1,31 +1,38 @@
 #!/usr/bin/env python3
-"""Exports a model as GGUF and compares llama.cpp with this workspace: tokens, greedy text, perplexity.
+"""Exports a model as GGUF and compares llama.cpp with this workspace: tokens, logits, greedy text, perplexity.
 
-    python3 -m pip install xllamacpp tokenizers
+    python3 -m pip install xllamacpp tokenizers safetensors numpy
     python3 scripts/check_gguf.py --model smollm2-135m --adapter DIR --types F16,Q8_0,Q4_K_M,Q4_0
+    python3 scripts/check_gguf.py --model FOLDER/qwen2 FOLDER/gemma3     # of make_tiny_models.py
 
 llama.cpp comes from the package `xllamacpp`, whose server is asked over HTTP on this machine. For each type the
 model, with the adapter merged, is exported; both programs then read the same file. The exit code is 1 when a text
 becomes other tokens, when in a type of plain floats fewer than 4 of 5 greedy continuations are equal (a difference
-where the two best tokens are closer than 0.05 nats is a tie and does not count), or when the perplexities of a type
-are further apart than its limit.
+where the two best tokens are closer than 0.05 nats is a tie and does not count), or when the divergence of what is
+predicted after the prompts, or the perplexities of a type, are beyond its limit.
 """
 
 import argparse
 import json
 import math
+import os
 import pathlib
 import subprocess
 import sys
 import tempfile
+import unicodedata
 import urllib.request
 
+import numpy
+import safetensors.numpy
 import tokenizers
 import xllamacpp
 
 FLOATS = {"F32", "F16", "BF16"}
 # llama.cpp quantizes activations to 8 bits where weights are quantized, so that perplexities differ there.
 LIMIT_FLOATS, LIMIT_QUANTIZED = 0.005, 0.05
+# Of the mean Kullback-Leibler divergence after the prompts, in nats, in a type of plain floats.
+LIMIT_DIVERGENCE = 1e-3
 TIE = 0.05
 NEW_TOKENS = 30
 
@@ -61,19 +68,23 @@ and the pilot laughed and said that old men who live alone see all kinds of thin
 class Llama:
     """llama.cpp with one model."""
 
-    def __init__(self, path, lora=None):
+    def __init__(self, path, threads, lora=None):
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
         params.n_ctx = 1024
         params.n_parallel = 1
         params.n_gpu_layers = 0
         params.warmup = False
+        if threads:
+            # Threads of llama.cpp wait for each other by spinning: on a busy machine one is faster than two.
+            params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         params.verbosity = -1
         if lora:
             adapter = xllamacpp.CommonAdapterLoraInfo()
             adapter.path, adapter.scale = str(lora), 1.0
             params.lora_adapters = [adapter]
         self.server = xllamacpp.Server(params)
+        self.plain = self.tokenize("a")[-1]
 
     def post(self, path, body):
         request = urllib.request.Request(
@@ -87,7 +98,11 @@ class Llama:
 
     def log_probs(self, ids, count):
         """The most probable next tokens and their log-probabilities."""
-        body = {"prompt": ids, "n_predict": 1, "temperature": 0, "n_probs": count, "cache_prompt": True}
+        body = {
+            "prompt": ids, "n_predict": 1, "temperature": 0, "n_probs": count, "cache_prompt": True,
+            # Probabilities are those before this: but none are told of a token that is a part of a character.
+            "logit_bias": [[self.plain, 1000.0]],
+        }
         best = self.post("/completion", body)["completion_probabilities"][0]["top_logprobs"]
         return {token["id"]: token["logprob"] for token in best}
 
@@ -128,97 +143,147 @@ def compare_greedy(llama, ours, prompt_ids):
     return "equal"
 
 
+def divergence(program, path, llama, rows, folder, vocabulary):
+    """Mean Kullback-Leibler divergence of what llama.cpp predicts after the rows from what this workspace does."""
+    length = min(map(len, rows))
+    rows = [row[:length] for row in rows]
+    ids, out = folder / "ids.json", folder / "logits.safetensors"
+    ids.write_text(json.dumps({"input_ids": rows}))
+    qlora(program, "logits", "--model", path, "--dtype", "f32", "--ids", ids, "--out", out)
+    ours = safetensors.numpy.load_file(out)["logits"][:, -1].astype(numpy.float64)
+    out.unlink()
+    ours -= numpy.log(numpy.exp(ours - ours.max(-1, keepdims=True)).sum(-1, keepdims=True)) + ours.max(-1, keepdims=True)
+    total = 0.0
+    for row, expected in zip(rows, ours):
+        found = llama.log_probs(row, vocabulary)
+        total += sum(math.exp(expected[id]) * (expected[id] - found[id]) for id in found if found[id] > -1e9)
+    return total / len(rows)
+
+
+class Check:
+    """One model: what is exported, and how it is compared."""
+
+    def __init__(self, options, model, folder):
+        self.options, self.model, self.folder = options, model, folder
+        self.adapter = ["--adapter", options.adapter] if options.adapter else []
+        self.failures = []
+        self.is_directory = os.path.isdir(model)
+        self.checkpoint = pathlib.Path(model) if self.is_directory else folder / "checkpoint"
+        if not self.is_directory:
+            self.qlora("export", "--model", model, "--to", "safetensors", "--out", self.checkpoint, "--no-verify")
+        self.tokenizer = tokenizers.Tokenizer.from_file(str(self.checkpoint / "tokenizer.json"))
+        self.vocabulary = json.loads((self.checkpoint / "config.json").read_text())["vocab_size"]
+        passage = self.tokenizer.decode(self.encode(PASSAGE)[: options.passage])
+        self.passage = folder / "passage.txt"
+        self.passage.write_text(passage, newline="")
+        ids = self.begun(passage)
+        self.rows = [ids[start : start + 256] for start in range(0, len(ids), 256)]
+
+    def qlora(self, *arguments):
+        return qlora(self.options.qlora, *arguments)
+
+    def encode(self, text):
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def begun(self, text):
+        """Behind the token that the model expects before a text."""
+        return self.tokenizer.encode(text).ids
+
+    def normalized(self, text):
+        """llama.cpp leaves the canonical composition out that some tokenizers begin with."""
+        composes = json.loads(self.tokenizer.to_str())["normalizer"] == {"type": "NFC"}
+        return unicodedata.normalize("NFC", text) if composes else text
+
+    def fail(self, what):
+        self.failures.append(f"{self.model}: {what}")
+
+    def tokens(self, llama, kind):
+        """How many texts have the same tokens."""
+        other = [text for text in TEXTS if llama.tokenize(self.normalized(text)) != self.encode(text)]
+        for text in other:
+            self.fail(f"{kind}: other tokens of {text!r}")
+        return len(TEXTS) - len(other)
+
+    def greedy(self, llama, kind, *model):
+        verdicts = []
+        for prompt in PROMPTS:
+            generated = self.qlora(
+                "generate", "--model", *model, "--dtype", "f32", "--raw", "--greedy",
+                "--max-tokens", NEW_TOKENS, "--prompt", prompt,
+            )
+            verdicts.append(compare_greedy(llama, generated["ids"], self.begun(prompt)))
+        agree = sum(verdict in ("equal", "tie") for verdict in verdicts)
+        if kind in FLOATS and agree < 4:
+            self.fail(f"{kind}: greedy text agrees for {agree} of 5 prompts: {verdicts}")
+        return f"{agree} of 5 ({verdicts.count('tie')} ties)"
+
+    def of_type(self, kind):
+        path = self.folder / f"{kind}.gguf"
+        exported = self.qlora(
+            "export", "--model", self.model, *self.adapter, "--to", f"gguf:{kind}", "--out", path,
+            "--text", self.passage,
+        )
+        llama = Llama(path, self.options.threads)
+        tokens, greedy = self.tokens(llama, kind), self.greedy(llama, kind, path)
+        apart = divergence(
+            self.options.qlora, path, llama, [self.begun(prompt) for prompt in PROMPTS], self.folder, self.vocabulary
+        )
+        if kind in FLOATS and not abs(apart) < LIMIT_DIVERGENCE:
+            self.fail(f"{kind}: what is predicted after the prompts diverges by {apart:.2e} nats")
+        ours, theirs = exported["logits"]["perplexity"], llama.perplexity(self.rows, self.vocabulary)
+        limit = LIMIT_FLOATS if kind in FLOATS else LIMIT_QUANTIZED
+        if not abs(ours / theirs - 1) < limit:
+            self.fail(f"{kind}: perplexity {ours:.3f}, llama.cpp {theirs:.3f}")
+        print(
+            f"{pathlib.Path(self.model).name:16} {kind:8} {exported['bytes'] / 1e6:7.1f} {tokens:>3}/{len(TEXTS)} "
+            f"{greedy:16} {apart:10.2e} {ours:12.4f} {theirs:12.4f} {exported['logits']['kl']:10.2e}",
+            flush=True,
+        )
+        del llama
+        path.unlink()
+
+    def from_directory(self):
+        """The same model from tokenizer.json and safetensors: metadata and tokenizer are then made here."""
+        path = self.folder / "from-directory.gguf"
+        self.qlora("export", "--model", self.checkpoint, "--to", "gguf:BF16", "--out", path)
+        llama = Llama(path, self.options.threads)
+        tokens, greedy = self.tokens(llama, "BF16"), self.greedy(llama, "BF16", path)
+        print(f"from a directory, BF16: {tokens} of {len(TEXTS)} texts, greedy text for {greedy} prompts")
+        del llama
+
+    def adapter_file(self):
+        base, lora = self.folder / "base.gguf", self.folder / "lora.gguf"
+        self.qlora("export", "--model", self.model, "--to", "gguf:F32", "--out", base, "--no-verify")
+        self.qlora("export", "--model", self.model, *self.adapter, "--to", "gguf-lora", "--out", lora)
+        llama = Llama(base, self.options.threads, lora)
+        print(f"gguf-lora on F32: greedy text for {self.greedy(llama, 'F32', self.model, *self.adapter)} prompts")
+        del llama
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--qlora", default="qlora", help="the program")
-    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--model", default=["smollm2-135m"], nargs="+")
     parser.add_argument("--adapter", help="a PEFT adapter to merge")
     parser.add_argument("--types", default="F16")
+    parser.add_argument("--threads", type=int, help="of llama.cpp")
     parser.add_argument("--passage", type=int, default=256, help="tokens that perplexity is computed over")
     options = parser.parse_args()
-    adapter = ["--adapter", options.adapter] if options.adapter else []
     failures = []
-
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        passage = folder / "passage.txt"
-        checkpoint = folder / "checkpoint"
-        qlora(options.qlora, "export", "--model", options.model, "--to", "safetensors", "--out", checkpoint, "--no-verify")
-        tokenizer = tokenizers.Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
-        encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
-        vocabulary = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
-        text = tokenizer.decode(encode(PASSAGE)[: options.passage])
-        passage.write_text(text, newline="")
-        ids = encode(text)
-        rows = [ids[start : start + 256] for start in range(0, len(ids), 256)]
-
-        print(f"{'type':8} {'MB':>7} {'tokens':>7} {'greedy':28} {'perplexity':>10} {'llama.cpp':>10} {'KL to live':>10}")
-        for kind in options.types.split(","):
-            path = folder / f"{kind}.gguf"
-            exported = qlora(
-                options.qlora, "export", "--model", options.model, *adapter, "--to", f"gguf:{kind}",
-                "--out", path, "--text", passage,
-            )
-            llama = Llama(path)
-            other = [text for text in TEXTS if llama.tokenize(text) != encode(text)]
-            failures += [f"{kind}: other tokens of {text!r}" for text in other]
-            verdicts = []
-            for prompt in PROMPTS:
-                generated = qlora(
-                    options.qlora, "generate", "--model", path, "--dtype", "f32", "--raw", "--greedy",
-                    "--max-tokens", NEW_TOKENS, "--prompt", prompt,
-                )
-                verdicts.append(compare_greedy(llama, generated["ids"], encode(prompt)))
-            agree = sum(verdict in ("equal", "tie") for verdict in verdicts)
-            if kind in FLOATS and agree < 4:
-                failures.append(f"{kind}: greedy text agrees for {agree} of 5 prompts: {verdicts}")
-            ours, theirs = exported["logits"]["perplexity"], llama.perplexity(rows, vocabulary)
-            limit = LIMIT_FLOATS if kind in FLOATS else LIMIT_QUANTIZED
-            if not abs(ours / theirs - 1) < limit:
-                failures.append(f"{kind}: perplexity {ours:.3f}, llama.cpp {theirs:.3f}")
-            summary = f"{agree} of 5 ({verdicts.count('tie')} ties)"
-            print(
-                f"{kind:8} {exported['bytes'] / 1e6:7.1f} {len(TEXTS) - len(other):>3}/{len(TEXTS)} {summary:28} "
-                f"{ours:10.4f} {theirs:10.4f} {exported['logits']['kl']:10.2e}",
-                flush=True,
-            )
-            del llama
-
-        # The same model from tokenizer.json and safetensors: metadata and tokenizer are then made here.
-        path = folder / "from-directory.gguf"
-        qlora(options.qlora, "export", "--model", checkpoint, "--to", "gguf:BF16", "--out", path)
-        llama = Llama(path)
-        other = [text for text in TEXTS if llama.tokenize(text) != encode(text)]
-        failures += [f"from a directory: other tokens of {text!r}" for text in other]
-        verdicts = []
-        for prompt in PROMPTS:
-            generated = qlora(
-                options.qlora, "generate", "--model", path, "--dtype", "f32", "--raw", "--greedy",
-                "--max-tokens", NEW_TOKENS, "--prompt", prompt,
-            )
-            verdicts.append(compare_greedy(llama, generated["ids"], encode(prompt)))
-        agree = sum(verdict in ("equal", "tie") for verdict in verdicts)
-        print(f"from a directory, BF16: {len(TEXTS) - len(other)} of {len(TEXTS)} texts, greedy text for {agree} of 5 prompts")
-        if agree < 4:
-            failures.append(f"from a directory: greedy text agrees for {agree} of 5 prompts: {verdicts}")
-        del llama
-
-        if options.adapter:
-            base, lora = folder / "base.gguf", folder / "lora.gguf"
-            qlora(options.qlora, "export", "--model", options.model, "--to", "gguf:F32", "--out", base, "--no-verify")
-            qlora(options.qlora, "export", "--model", options.model, *adapter, "--to", "gguf-lora", "--out", lora)
-            llama = Llama(base, lora)
-            verdicts = []
-            for prompt in PROMPTS:
-                generated = qlora(
-                    options.qlora, "generate", "--model", options.model, *adapter, "--dtype", "f32", "--raw", "--greedy",
-                    "--max-tokens", NEW_TOKENS, "--prompt", prompt,
-                )
-                verdicts.append(compare_greedy(llama, generated["ids"], encode(prompt)))
-            agree = sum(verdict in ("equal", "tie") for verdict in verdicts)
-            print(f"gguf-lora on F32: greedy text agrees for {agree} of 5 prompts")
-            if agree < 4:
-                failures.append(f"gguf-lora: greedy text agrees for {agree} of 5 prompts: {verdicts}")
+    print(
+        f"{'model':16} {'type':8} {'MB':>7} {'tokens':>6} {'greedy':16} {'divergence':>10} {'perplexity':>12} "
+        f"{'llama.cpp':>12} {'KL to live':>10}"
+    )
+    for model in options.model:
+        with tempfile.TemporaryDirectory() as folder:
+            check = Check(options, model, pathlib.Path(folder))
+            for kind in options.types.split(","):
+                check.of_type(kind)
+            if not check.is_directory:
+                check.from_directory()
+            if options.adapter:
+                check.adapter_file()
+            failures += check.failures
 
     for failure in failures:
         print("FAILED", failure)

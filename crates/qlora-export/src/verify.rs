@@ -160,6 +160,8 @@ fn compare_logits<B: KernelBackend>(
     probe: &Probe,
     device: &B::Device,
 ) -> Result<Difference, ExportError> {
+    // A file whose architecture has no windows in llama.cpp has a context that ends where they begin to matter.
+    let probe = &probe.within(opened.config().context_length());
     let live = probe.logits(&live_model::<B>(source, device)?);
     let written = probe.logits(&load_f32::<B>(opened, Quantization::None, device)?);
     let difference = Difference::new(probe, &live, &written);

@@ -91,22 +91,35 @@ fn merged_weights_compute_what_the_live_adapter_does() {
     let checkpoint = Checkpoint::open(source).unwrap();
     let ids: Vec<u32> = (3..40).collect();
     let base = logits(&load_f32(&checkpoint), &ids);
-    for (name, alphas, divisor) in [
-        ("LoRA", &[1.0][..], (|rank| rank) as fn(f64) -> f64),
-        ("rsLoRA", &[0.5], f64::sqrt),
-        ("patterns", &[0.5, 1.5, 2.0], |rank| rank),
+    for (name, alphas, divisor, has_magnitudes) in [
+        ("LoRA", &[1.0][..], (|rank| rank) as fn(f64) -> f64, false),
+        ("rsLoRA", &[0.5], f64::sqrt, false),
+        ("patterns", &[0.5, 1.5, 2.0], |rank| rank, false),
+        ("DoRA", &[1.0, 2.0], |rank| rank, true),
     ] {
-        let set = adapters(&checkpoint, alphas, divisor);
+        let mut set = adapters(&checkpoint, alphas, divisor);
+        if has_magnitudes {
+            for (layer, (factors, _)) in set.layers.values_mut().enumerate() {
+                let noise = noise(factors.outputs, 2000 + layer as u64);
+                factors.magnitude = Some(noise.iter().map(|x| 1.0 + x).collect());
+            }
+        }
         let mut live = load_f32(&checkpoint);
         live.attach_set(&set, 0.0).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.gguf");
         let exported = live.save_gguf(&checkpoint, &path, GgufType::F32).unwrap();
         assert_eq!(exported.merged, set.layers.len());
-        let merged = logits(&load_f32(&Checkpoint::open(&path).unwrap()), &ids);
+        let directory = folder.path().join("merged");
+        let source = ExportSource::new(&checkpoint).with_adapter(&set).unwrap();
+        let options = SafetensorsOptions { dtype: FloatType::F32, ..SafetensorsOptions::default() };
+        export_safetensors(source, options, &directory, &mut |_, _| {}).unwrap();
         let live = logits(&live, &ids);
         assert!(largest(&live, &base) > 0.1, "{name}: the adapter does something");
-        assert!(largest(&live, &merged) < 1e-4, "{name}: {}", largest(&live, &merged));
+        for path in [&path, &directory] {
+            let merged = logits(&load_f32(&Checkpoint::open(path).unwrap()), &ids);
+            assert!(largest(&live, &merged) < 1e-4, "{name}: {}", largest(&live, &merged));
+        }
     }
 }
 
@@ -338,6 +351,112 @@ fn a_directory_becomes_a_file_with_its_tokenizer() {
     {
         assert_eq!(new.metadata().get(key), old.get(key), "{key}");
     }
+}
+
+/// The small models of the crate of models: a family each, with what sets it apart.
+fn small_models() -> impl Iterator<Item = (String, Checkpoint)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../qlora-models/tests/golden");
+    let mut folders: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    folders.retain(|folder| folder.join("config.json").exists());
+    folders.extend(
+        ["qwen2", "qwen3", "gemma2", "gemma3", "phi3", "mistral_window"]
+            .iter()
+            .filter_map(|name| qlora_testing::golden(&format!("tiny/{name}"))),
+    );
+    folders.sort();
+    folders.into_iter().map(|folder| {
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        (name, Checkpoint::open(folder).unwrap())
+    })
+}
+
+/// What llama.cpp does not compute.
+const REFUSED: [(&str, &str); 6] = [
+    ("cohere_qk_norm", "norms of query and key heads in a model of 3 layers"),
+    ("gemma2", "the factor of attention scores"),
+    ("gemma3", "the factor of attention scores"),
+    ("llama_dynamic", "depends on the length"),
+    ("qwen3_bias", "a bias"),
+    ("qwen3_moe_mixed", "the experts"),
+];
+
+#[test]
+fn every_family_becomes_a_file_that_computes_the_same() {
+    let mut written_names = Vec::new();
+    for (name, checkpoint) in small_models() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        let exported = export(ExportSource::new(&checkpoint), GgufType::F32, &path);
+        if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
+            let error = exported.unwrap_err();
+            assert!(
+                matches!(&error, ExportError::Inexpressible { what, .. } if what.contains(why)),
+                "{error}"
+            );
+            assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+            continue;
+        }
+        exported.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let written = Checkpoint::open(&path).unwrap();
+        written.check_tensors().unwrap();
+        // Mistral and Qwen have no windows there: the context ends with them.
+        let context = written.config().context_length().min(28);
+        let ids: Vec<u32> = (0..context as u32).map(|i| 3 + i * i % 90).collect();
+        let difference = largest(&logits(&load_f32(&checkpoint), &ids), &logits(&load_f32(&written), &ids));
+        assert!(difference < 2e-4, "{name}: {difference}");
+        written_names.push(name);
+    }
+    assert!(written_names.len() >= 12, "{written_names:?}");
+}
+
+/// A model larger than any disk, in a file that is all hole.
+fn enormous(folder: &Path) -> Checkpoint {
+    let (rows, columns) = (1_u64 << 27, 1_u64 << 14);
+    let config = serde_json::json!({
+        "model_type": "llama", "vocab_size": rows, "hidden_size": columns, "intermediate_size": 8,
+        "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 8,
+        "tie_word_embeddings": true, "rms_norm_eps": 1e-5,
+    });
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let end = rows * columns * 2;
+    let header = serde_json::json!({
+        "model.embed_tokens.weight": { "dtype": "BF16", "shape": [rows, columns], "data_offsets": [0, end] },
+    });
+    let mut header = header.to_string();
+    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    let path = folder.join("model.safetensors");
+    fs::write(&path, &bytes).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len(bytes.len() as u64 + end).unwrap();
+    Checkpoint::open(folder).unwrap()
+}
+
+#[test]
+fn too_little_disk_is_found_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    fs::create_dir(&model).unwrap();
+    let checkpoint = enormous(&model);
+    let source = ExportSource::new(&checkpoint);
+    if qlora_files::require_space(folder.path(), 1 << 42).is_ok() {
+        eprintln!("skipped: this disk holds it");
+        return;
+    }
+    let out = folder.path().join("new/out");
+    let no_progress = &mut |_: usize, _: usize| panic!("nothing is begun");
+    let bnb = qlora_export::Bnb4BitOptions::default();
+    for error in [
+        export_safetensors(source, SafetensorsOptions::default(), &out, no_progress).unwrap_err(),
+        export_gguf(source, GgufType::Bf16, &out, no_progress).unwrap_err(),
+        qlora_export::export_bnb_4bit(source, bnb, &out, no_progress).unwrap_err(),
+    ] {
+        let no_space = matches!(&error, ExportError::File(qlora_files::Error::NoSpace { needed, .. }) if *needed >= 1 << 42);
+        assert!(no_space, "{error}");
+    }
+    let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["model"]);
 }
 
 #[test]

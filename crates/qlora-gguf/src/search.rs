@@ -16,7 +16,7 @@ pub(crate) mod symmetric;
 mod x86;
 
 pub(crate) use isa::{Encoder, Isa};
-pub(crate) use lanes::{Lanes, MAX_LANES, nearest};
+pub(crate) use lanes::{Lanes, MAX_LANES, nearest, truncated};
 
 /// A group whose largest magnitude is below this counts as all zeros.
 pub(crate) const ZERO_GROUP: f32 = 1e-15;

@@ -228,6 +228,19 @@ impl DecoderConfig {
         self.max_position_embeddings.max(self.rope_scaling.context_length(self.max_position_embeddings))
     }
 
+    /// The metadata of a GGUF file of this model, `general.architecture` and the keys below it. The divisors of
+    /// rotary frequencies are not in it: files have them as tensors
+    /// ([`divisors`](crate::RopeScaling::divisors), [`factors`](crate::RopeScaling::factors)).
+    ///
+    /// Windows of architectures that have none in llama.cpp (Mistral, Qwen) are left out, and the context ends where
+    /// they begin to matter.
+    ///
+    /// # Errors
+    /// When llama.cpp computes something else.
+    pub fn gguf_metadata(&self) -> Result<qlora_gguf::Metadata, crate::NotInGguf> {
+        crate::family::gguf_metadata(self)
+    }
+
     /// Features of a head that are rotated.
     pub(crate) fn rotated(&self) -> usize {
         self.rotary_dim.unwrap_or(self.head_dim)

@@ -4,6 +4,7 @@ mod cohere;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gguf_entries;
 mod gguf_keys;
 mod granite;
 mod json_keys;
@@ -24,11 +25,14 @@ use std::path::Path;
 use qlora_gguf::Metadata;
 use serde_json::{Map, Value, json};
 
+use self::gguf_entries::{GgufEntries, InLlamaCpp};
 use self::gguf_keys::GgufKeys;
 use self::json_keys::JsonKeys;
 use self::names::NamePair;
 use crate::{DecoderConfig, ModelError};
 
+pub use self::gguf_entries::NotInGguf;
+pub(crate) use self::gguf_entries::gguf_metadata;
 pub(crate) use self::gguf_keys::GgufTensors;
 pub use self::names::GgufName;
 
@@ -76,6 +80,10 @@ struct Spec {
     /// The keys of config.json beside those that all families write.
     to_json: fn(&DecoderConfig, &mut Map<String, Value>),
     from_gguf: fn(&GgufKeys<'_>) -> Result<DecoderConfig, ModelError>,
+    /// The keys of GGUF files beside those that all families write. Refuses what llama.cpp does not compute.
+    to_gguf: fn(&DecoderConfig, &mut GgufEntries) -> Result<(), NotInGguf>,
+    /// What llama.cpp has for the architecture.
+    in_llama_cpp: InLlamaCpp,
     /// The norms of a layer.
     norms: &'static [NamePair],
     /// Whether llama.cpp's converter changes the order of the rows of q and k.
@@ -83,6 +91,9 @@ struct Spec {
     /// Whether it adds one to the weights of norms.
     gguf_norms_have_one: bool,
 }
+
+/// The key of most architectures.
+const RMS_EPS: &str = "attention.layer_norm_rms_epsilon";
 
 impl Family {
     const ALL: [Self; 13] = [

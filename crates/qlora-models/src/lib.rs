@@ -46,7 +46,7 @@ pub use config::{
 };
 pub use decoder::{Decoder, TokenBatch};
 pub use error::{ModelError, TensorProblems};
-pub use family::{Family, GgufName};
+pub use family::{Family, GgufName, NotInGguf};
 pub use generate::{Completion, FinishReason, GenerateOptions, SampledToken};
 pub use generator::{Flow, Generator, GeneratorOptions, Request};
 pub use input_statistics::InputStatistics;

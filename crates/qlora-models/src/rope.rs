@@ -79,6 +79,19 @@ impl RopeScaling {
         }
     }
 
+    /// The divisors for short and for long sequences, where the length decides: what GGUF files store in
+    /// `rope_factors_short.weight` and `rope_factors_long.weight`.
+    #[must_use]
+    pub fn factors(&self) -> Option<[Vec<f32>; 2]> {
+        let narrow = |divisors: &[f64]| divisors.iter().map(|divisor| *divisor as f32).collect();
+        match self {
+            Self::LongRope { short_factor, long_factor, .. } => {
+                Some([narrow(short_factor), narrow(long_factor)])
+            }
+            _ => None,
+        }
+    }
+
     /// `0.1 · ln(factor) + 1`, the attention factor of yarn where none is given.
     pub(crate) fn yarn_attention_factor(factor: f64, scale: f64) -> f64 {
         if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 }

@@ -5,6 +5,7 @@ mod bad_data;
 mod bad_files;
 mod data;
 mod exporting;
+mod gemma3;
 mod inspecting;
 mod program;
 mod real_model;

@@ -58,8 +58,15 @@ impl<'a> Plan<'a> {
                 }
             }
         }
-        if let Some(divisors) = config.rope_scaling.divisors(config.rope_theta, config.head_dim) {
-            let spec = TensorSpec::new("rope_freqs.weight", [divisors.len()], GgmlType::F32);
+        let divisors = config.rope_scaling.divisors(config.rope_theta, config.head_dim);
+        let [short, long] = config.rope_scaling.factors().map_or([None, None], |factors| factors.map(Some));
+        for (name, divisors) in [
+            ("rope_freqs.weight", divisors),
+            ("rope_factors_short.weight", short),
+            ("rope_factors_long.weight", long),
+        ] {
+            let Some(divisors) = divisors else { continue };
+            let spec = TensorSpec::new(name, [divisors.len()], GgmlType::F32);
             tensors.push(Planned { spec, content: Content::Values(divisors) });
         }
         let facts = ModelFacts {

@@ -82,6 +82,12 @@ impl Probe {
         Ok(ids)
     }
 
+    /// The beginning of each row, of at most `length` tokens.
+    #[must_use]
+    pub(super) fn within(&self, length: usize) -> Self {
+        Self { rows: self.rows.iter().map(|row| row[..row.len().min(length)].to_vec()).collect() }
+    }
+
     /// The rows.
     #[must_use]
     pub fn rows(&self) -> &[Vec<u32>] {

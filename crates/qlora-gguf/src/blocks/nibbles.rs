@@ -12,11 +12,13 @@ pub(super) fn pack(codes: &[u8; 32], nibbles: &mut [u8]) {
 /// The integer of fifth bits.
 #[inline(always)]
 pub(super) fn fifth_bits(codes: &[u8; 32]) -> [u8; 4] {
-    let mut bits = 0_u32;
-    for (i, &code) in codes.iter().enumerate() {
-        bits |= u32::from(code >> 4 & 1) << i;
+    let mut bits = [0; 4];
+    for (bits, codes) in bits.iter_mut().zip(codes.as_chunks::<8>().0) {
+        // A product that moves bit 0 of byte i to bit 56 + i, where nothing else gets.
+        let ones = u64::from_le_bytes(*codes) >> 4 & 0x0101_0101_0101_0101;
+        *bits = (ones.wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8;
     }
-    bits.to_le_bytes()
+    bits
 }
 
 pub(super) fn unpack_five(fifth: [u8; 4], nibbles: &[u8]) -> [u8; 32] {

@@ -1,6 +1,6 @@
 //! `d | codes[16]`, value = d (code − 8): 4 bits, one f16 scale for 32 values.
 
-use super::rounding::{extreme, inverse_or_zero, to_f16, truncated, weigh_row};
+use super::rounding::{extreme, inverse_or_zero, to_f16, truncated_bytes, weigh_row};
 use super::searched32::Searched32;
 use super::{f16_at, nibbles};
 use crate::search::Lanes;
@@ -23,13 +23,11 @@ impl Searched32 for Q4_0 {
 
     /// Code 0 is the value of largest magnitude, whatever its sign.
     #[inline(always)]
-    fn encode_block(values: &[f32; 32], block: &mut Self::Block) {
+    fn encode_block<V: Lanes>(values: &[f32; 32], block: &mut Self::Block) {
         let d = extreme(values) / -f32::from(BOUND);
         let inverse = inverse_or_zero(d);
-        let mut codes = [0; 32];
-        for (code, &x) in codes.iter_mut().zip(values) {
-            *code = (truncated(x * inverse + 8.5) as i8).min(2 * BOUND as i8 - 1) as u8;
-        }
+        let codes = truncated_bytes::<V>(values, 0.0, inverse, 8.5);
+        let codes = codes.map(|code| (code as i8).min(2 * BOUND as i8 - 1) as u8);
         write(d, &codes, block);
     }
 

@@ -1,6 +1,6 @@
 //! `d | m | fifth bits | codes[16]`, value = d code + m: 5 bits, f16 scale and minimum for 32 values.
 
-use super::rounding::{inverse_or_zero, range, to_f16, truncated, weigh_row};
+use super::rounding::{inverse_or_zero, range, to_f16, truncated_bytes, weigh_row};
 use super::searched32::Searched32;
 use super::{f16_at, nibbles};
 use crate::search::Lanes;
@@ -23,14 +23,11 @@ impl Searched32 for Q5_1 {
 
     /// Code 0 is the minimum, code 31 the maximum.
     #[inline(always)]
-    fn encode_block(values: &[f32; 32], block: &mut Self::Block) {
+    fn encode_block<V: Lanes>(values: &[f32; 32], block: &mut Self::Block) {
         let (min, max) = range(values);
         let d = (max - min) / f32::from(LEVELS);
         let inverse = inverse_or_zero(d);
-        let mut codes = [0; 32];
-        for (code, &x) in codes.iter_mut().zip(values) {
-            *code = truncated((x - min) * inverse + 0.5) as u8;
-        }
+        let codes = truncated_bytes::<V>(values, min, inverse, 0.5);
         write(d, min, &codes, block);
     }
 

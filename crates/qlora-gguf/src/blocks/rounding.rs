@@ -2,13 +2,7 @@
 
 use half::f16;
 
-use crate::search::nearest;
-
-/// `value` without its fraction as a C compiler for x86-64 converts it: `i32::MIN` where an i32 does not reach.
-#[inline(always)]
-pub(super) fn truncated(value: f32) -> i32 {
-    if value.abs() < 2_147_483_648.0 { value as i32 } else { i32::MIN }
-}
+use crate::search::{Lanes, nearest, truncated};
 
 /// `value` rounded, ties away from zero, and converted like [`truncated`].
 #[inline(always)]
@@ -40,13 +34,30 @@ pub(super) fn largest(values: &[f32; 32]) -> f32 {
 /// The value of largest magnitude; of several, the first. Of zeros, +0.
 #[inline(always)]
 pub(super) fn extreme(values: &[f32; 32]) -> f32 {
-    let largest = largest(values);
-    if largest == 0.0 { 0.0 } else { first_of(values, |x| x.abs() == largest) }
+    let (min, max) = bounds(values);
+    if max > -min {
+        max
+    } else if max < -min {
+        min
+    } else if max == 0.0 {
+        0.0
+    } else {
+        first_of(values, |x| x.abs() == max)
+    }
 }
 
 /// The lowest and the highest value; of zeros, the first.
 #[inline(always)]
 pub(super) fn range(values: &[f32; 32]) -> (f32, f32) {
+    let (min, max) = bounds(values);
+    // Zeros of either sign are equal, and which one it is shows in the block.
+    let exact = |x: f32| if x == 0.0 { first_of(values, |value| value == 0.0) } else { x };
+    (exact(min), exact(max))
+}
+
+/// The lowest and the highest value; a zero of any sign.
+#[inline(always)]
+fn bounds(values: &[f32; 32]) -> (f32, f32) {
     let (mut min, mut max) = ([f32::MAX; 8], [f32::MIN; 8]);
     for part in values.as_chunks::<8>().0 {
         for ((min, max), &x) in min.iter_mut().zip(&mut max).zip(part) {
@@ -54,11 +65,29 @@ pub(super) fn range(values: &[f32; 32]) -> (f32, f32) {
             *max = if *max > x { *max } else { x };
         }
     }
-    let min = min.into_iter().fold(f32::MAX, |a: f32, b| if a < b { a } else { b });
-    let max = max.into_iter().fold(f32::MIN, |a: f32, b| if a > b { a } else { b });
-    // Zeros of either sign are equal, and which one it is shows in the block.
-    let exact = |x: f32| if x == 0.0 { first_of(values, |value| value == 0.0) } else { x };
-    (exact(min), exact(max))
+    // Halves upon halves, which are vectors too.
+    for half in [4, 2, 1] {
+        for i in 0..half {
+            min[i] = if min[i] < min[i + half] { min[i] } else { min[i + half] };
+            max[i] = if max[i] > max[i + half] { max[i] } else { max[i + half] };
+        }
+    }
+    (min[0], max[0])
+}
+
+/// The lowest byte of `(x − minimum) · factor + offset` without its fraction.
+#[inline(always)]
+pub(super) fn truncated_bytes<V: Lanes>(
+    values: &[f32; 32],
+    minimum: f32,
+    factor: f32,
+    offset: f32,
+) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    for (bytes, values) in bytes.as_chunks_mut::<16>().0.iter_mut().zip(values.as_chunks().0) {
+        *bytes = V::truncated_bytes(values, minimum, factor, offset);
+    }
+    bytes
 }
 
 /// The first value that `wanted` accepts; 0 when there is none.

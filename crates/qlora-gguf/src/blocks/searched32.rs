@@ -10,7 +10,7 @@ pub(super) trait Searched32 {
     type Block: Pod;
 
     /// One block by its values alone.
-    fn encode_block(values: &[f32; 32], block: &mut Self::Block);
+    fn encode_block<V: Lanes>(values: &[f32; 32], block: &mut Self::Block);
 
     /// A row whose errors are weighed by the importances of its columns.
     fn encode_weighted<V: Lanes>(row: &[f32], importance: &[f32], blocks: &mut [Self::Block]);
@@ -29,7 +29,7 @@ impl<T: Searched32> Encoder for T {
             }
             None => {
                 for (values, block) in rows.values.as_chunks().0.iter().zip(blocks) {
-                    T::encode_block(values, block);
+                    T::encode_block::<V>(values, block);
                 }
             }
         }

@@ -17,6 +17,12 @@ pub(crate) fn nearest(value: f32) -> i32 {
     ((value + ROUNDING).to_bits() as i32 & ROUNDED_BITS) - ROUNDED_ZERO
 }
 
+/// `value` without its fraction as a C compiler for x86-64 converts it: `i32::MIN` where an i32 does not reach.
+#[inline(always)]
+pub(crate) fn truncated(value: f32) -> i32 {
+    if value.abs() < 2_147_483_648.0 { value as i32 } else { i32::MIN }
+}
+
 /// f32 values that are computed on together, each as if it were alone: IEEE single precision, nothing fused.
 ///
 /// Implementations are for one instruction set each; their methods must be inlined into a function that enables
@@ -44,6 +50,13 @@ pub(crate) trait Lanes:
     fn and(a: Self::Mask, b: Self::Mask) -> Self::Mask;
     fn any(mask: Self::Mask) -> bool;
     fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
+
+    /// The lowest byte of [`truncated`] `(value − minimum) · factor + offset`, of sixteen values whatever the number
+    /// of lanes.
+    #[inline(always)]
+    fn truncated_bytes(values: &[f32; 16], minimum: f32, factor: f32, offset: f32) -> [u8; 16] {
+        values.map(|value| truncated((value - minimum) * factor + offset) as u8)
+    }
 }
 
 /// The reference: one lane.

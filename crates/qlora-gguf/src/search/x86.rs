@@ -92,6 +92,23 @@ impl Lanes for F32x8 {
     fn select(mask: __m256, yes: Self, no: Self) -> Self {
         Self(unsafe { _mm256_blendv_ps(no.0, yes.0, mask) })
     }
+
+    #[inline(always)]
+    fn truncated_bytes(values: &[f32; 16], minimum: f32, factor: f32, offset: f32) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        unsafe {
+            let codes = |start: usize| {
+                let x = _mm256_sub_ps(_mm256_loadu_ps(values[start..].as_ptr()), _mm256_set1_ps(minimum));
+                let x = _mm256_add_ps(_mm256_mul_ps(x, _mm256_set1_ps(factor)), _mm256_set1_ps(offset));
+                _mm256_and_si256(_mm256_cvttps_epi32(x), _mm256_set1_epi32(0xff))
+            };
+            // Packing works within halves of a register: the quarters are put in order afterwards.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(codes(0), codes(8)));
+            let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm_packus_epi16(low, high));
+        }
+        bytes
+    }
 }
 
 impl Lanes for F32x16 {
@@ -152,5 +169,16 @@ impl Lanes for F32x16 {
     #[inline(always)]
     fn select(mask: __mmask16, yes: Self, no: Self) -> Self {
         Self(unsafe { _mm512_mask_blend_ps(mask, no.0, yes.0) })
+    }
+
+    #[inline(always)]
+    fn truncated_bytes(values: &[f32; 16], minimum: f32, factor: f32, offset: f32) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        unsafe {
+            let x = _mm512_sub_ps(_mm512_loadu_ps(values.as_ptr()), _mm512_set1_ps(minimum));
+            let x = _mm512_add_ps(_mm512_mul_ps(x, _mm512_set1_ps(factor)), _mm512_set1_ps(offset));
+            _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(x)));
+        }
+        bytes
     }
 }

@@ -2,12 +2,16 @@
 
 use serde_json::{Map, Value, json};
 
+use super::gguf_entries::{GgufEntries, InLlamaCpp, NotInGguf};
 use super::gguf_keys::GgufKeys;
 use super::json_keys::{Defaults, JsonKeys};
 use super::names::NORMS_BEFORE;
 use super::{Family, Spec};
 use crate::config::{NormKind, NormPlacement, QkNorm, RopePairs};
 use crate::{DecoderConfig, ModelError};
+
+/// These norms have a mean.
+const EPS: &str = "attention.layer_norm_epsilon";
 
 pub(super) const SPEC: Spec = Spec {
     model_types: &["cohere"],
@@ -16,6 +20,8 @@ pub(super) const SPEC: Spec = Spec {
     from_json,
     to_json,
     from_gguf,
+    to_gguf,
+    in_llama_cpp: InLlamaCpp { eps: EPS, untied: false, ..InLlamaCpp::PLAIN },
     norms: NORMS_BEFORE,
     gguf_rows_are_interleaved: false,
     gguf_norms_have_one: false,
@@ -62,8 +68,21 @@ fn to_json(config: &DecoderConfig, keys: &mut Map<String, Value>) {
 }
 
 fn from_gguf(keys: &GgufKeys<'_>) -> Result<DecoderConfig, ModelError> {
-    let config = keys.decoder(Family::Cohere, "attention.layer_norm_epsilon")?;
+    let config = keys.decoder(Family::Cohere, EPS)?;
     keys.whole_heads(&config)?;
     let logit_scale = keys.opt_float("logit_scale")?.unwrap_or(0.0625);
     Ok(computed(DecoderConfig { logit_scale, ..config }, keys.tensors.has_qk_norm))
+}
+
+fn to_gguf(config: &DecoderConfig, entries: &mut GgufEntries) -> Result<(), NotInGguf> {
+    // llama.cpp tells by the size whether there are such norms.
+    if (config.qk_norm == QkNorm::EachHead) != (config.layers >= 64) {
+        let what = if config.qk_norm == QkNorm::None { "no norms" } else { "norms" };
+        return Err(NotInGguf::new(format!(
+            "{what} of query and key heads in a model of {} layers",
+            config.layers
+        )));
+    }
+    entries.float("logit_scale", config.logit_scale);
+    Ok(())
 }

@@ -3,10 +3,11 @@
 use qlora_kernels::Activation;
 use serde_json::{Map, Value};
 
+use super::gguf_entries::{GgufEntries, InLlamaCpp, NotInGguf};
 use super::gguf_keys::GgufKeys;
 use super::json_keys::{Defaults, JsonKeys};
 use super::names::NORMS_BEFORE;
-use super::{Family, Spec, json_write};
+use super::{Family, RMS_EPS, Spec, json_write};
 use crate::config::NormKind;
 use crate::{DecoderConfig, ModelError};
 
@@ -17,6 +18,8 @@ pub(super) const SPEC: Spec = Spec {
     from_json,
     to_json,
     from_gguf,
+    to_gguf,
+    in_llama_cpp: InLlamaCpp { untied: false, ..InLlamaCpp::PLAIN },
     norms: NORMS_BEFORE,
     gguf_rows_are_interleaved: false,
     gguf_norms_have_one: true,
@@ -73,7 +76,11 @@ fn from_gguf(keys: &GgufKeys<'_>) -> Result<DecoderConfig, ModelError> {
 
 /// What all Gemmas have in GGUF files.
 pub(super) fn computed_from_gguf(keys: &GgufKeys<'_>, family: Family) -> Result<DecoderConfig, ModelError> {
-    let config = keys.decoder(family, "attention.layer_norm_rms_epsilon")?;
+    let config = keys.decoder(family, RMS_EPS)?;
     keys.whole_heads(&config)?;
     Ok(computed(DecoderConfig { activation: Activation::GeluTanh, ..config }))
+}
+
+pub(super) fn to_gguf(_: &DecoderConfig, _: &mut GgufEntries) -> Result<(), NotInGguf> {
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::gguf_entries::{GgufEntries, InLlamaCpp, NotInGguf};
 use super::gguf_keys::GgufKeys;
 use super::json_keys::{Defaults, JsonKeys};
 use super::names::NORMS_AFTER;
@@ -16,6 +17,8 @@ pub(super) const SPEC: Spec = Spec {
     from_json,
     to_json,
     from_gguf,
+    to_gguf,
+    in_llama_cpp: InLlamaCpp { windows: true, untied: false, ..InLlamaCpp::PLAIN },
     norms: NORMS_AFTER,
     ..gemma::SPEC
 };
@@ -92,4 +95,15 @@ pub(super) fn scale(keys: &GgufKeys<'_>, config: &DecoderConfig, largest: usize)
     let per_head =
         if config.layers == largest { config.hidden_size / config.heads.max(1) } else { config.head_dim };
     Ok(keys.opt_float("attention.scale")?.unwrap_or((per_head as f64).powf(-0.5)))
+}
+
+fn to_gguf(config: &DecoderConfig, entries: &mut GgufEntries) -> Result<(), NotInGguf> {
+    entries.windows(config);
+    if let Some(cap) = config.attention_softcap {
+        entries.float("attn_logit_softcapping", cap);
+    }
+    if let Some(cap) = config.logit_softcap {
+        entries.float("final_logit_softcapping", cap);
+    }
+    Ok(())
 }

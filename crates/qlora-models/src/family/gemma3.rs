@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::gguf_entries::{GgufEntries, InLlamaCpp, NotInGguf};
 use super::gguf_keys::GgufKeys;
 use super::json_keys::{Defaults, JsonKeys};
 use super::{Family, Spec, gemma, gemma2, rope_json};
@@ -15,6 +16,8 @@ pub(super) const SPEC: Spec = Spec {
     from_json,
     to_json,
     from_gguf,
+    to_gguf,
+    in_llama_cpp: InLlamaCpp { windows: true, ..InLlamaCpp::PLAIN },
     ..gemma2::SPEC
 };
 
@@ -74,4 +77,13 @@ fn from_gguf(keys: &GgufKeys<'_>) -> Result<DecoderConfig, ModelError> {
         layer_attention,
         ..config
     })
+}
+
+fn to_gguf(config: &DecoderConfig, entries: &mut GgufEntries) -> Result<(), NotInGguf> {
+    entries.windows(config);
+    entries.float("rope.freq_base_swa", config.local_rope_theta);
+    if let Some(cap) = config.logit_softcap {
+        entries.float("final_logit_softcapping", cap);
+    }
+    Ok(())
 }

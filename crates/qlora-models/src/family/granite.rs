@@ -2,9 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
+use super::gguf_entries::{GgufEntries, NotInGguf};
 use super::gguf_keys::GgufKeys;
 use super::json_keys::{Defaults, JsonKeys};
-use super::{Family, Spec, llama};
+use super::{Family, RMS_EPS, Spec, llama};
 use crate::{DecoderConfig, ModelError};
 
 pub(super) const SPEC: Spec = Spec {
@@ -14,6 +15,7 @@ pub(super) const SPEC: Spec = Spec {
     from_json,
     to_json,
     from_gguf,
+    to_gguf,
     ..llama::SPEC
 };
 
@@ -47,7 +49,7 @@ fn to_json(config: &DecoderConfig, keys: &mut Map<String, Value>) {
 }
 
 fn from_gguf(keys: &GgufKeys<'_>) -> Result<DecoderConfig, ModelError> {
-    let config = keys.decoder(Family::Granite, "attention.layer_norm_rms_epsilon")?;
+    let config = keys.decoder(Family::Granite, RMS_EPS)?;
     keys.whole_heads(&config)?;
     Ok(DecoderConfig {
         embedding_scale: keys.opt_float("embedding_scale")?.unwrap_or(1.0),
@@ -56,4 +58,13 @@ fn from_gguf(keys: &GgufKeys<'_>) -> Result<DecoderConfig, ModelError> {
         logit_scale: 1.0 / keys.opt_float("logit_scale")?.unwrap_or(1.0),
         ..config
     })
+}
+
+fn to_gguf(config: &DecoderConfig, entries: &mut GgufEntries) -> Result<(), NotInGguf> {
+    entries.float("embedding_scale", config.embedding_scale);
+    entries.float("attention.scale", config.attention_scale.unwrap_or((config.head_dim as f64).powf(-0.5)));
+    entries.float("residual_scale", config.residual_scale);
+    // What logits are divided by.
+    entries.float("logit_scale", 1.0 / config.logit_scale);
+    Ok(())
 }

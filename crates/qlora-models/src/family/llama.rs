@@ -2,10 +2,11 @@
 
 use serde_json::{Map, Value};
 
+use super::gguf_entries::{GgufEntries, InLlamaCpp, NotInGguf};
 use super::gguf_keys::GgufKeys;
 use super::json_keys::{Defaults, JsonKeys};
 use super::names::NORMS_BEFORE;
-use super::{Family, Spec};
+use super::{Family, RMS_EPS, Spec};
 use crate::{DecoderConfig, ModelError};
 
 pub(super) const SPEC: Spec = Spec {
@@ -15,6 +16,8 @@ pub(super) const SPEC: Spec = Spec {
     from_json,
     to_json,
     from_gguf,
+    to_gguf,
+    in_llama_cpp: InLlamaCpp { biases: true, divisors: true, ..InLlamaCpp::PLAIN },
     norms: NORMS_BEFORE,
     gguf_rows_are_interleaved: true,
     gguf_norms_have_one: false,
@@ -42,7 +45,11 @@ fn from_gguf(keys: &GgufKeys<'_>) -> Result<DecoderConfig, ModelError> {
     }
     // Written beside the former, and nothing without experts.
     keys.opt_size("expert_used_count")?;
-    let config = keys.decoder(Family::Llama, "attention.layer_norm_rms_epsilon")?;
+    let config = keys.decoder(Family::Llama, RMS_EPS)?;
     keys.whole_heads(&config)?;
     Ok(config)
+}
+
+fn to_gguf(_: &DecoderConfig, _: &mut GgufEntries) -> Result<(), NotInGguf> {
+    Ok(())
 }

@@ -2,10 +2,11 @@
 
 use serde_json::{Map, Value};
 
+use super::gguf_entries::{GgufEntries, InLlamaCpp, NotInGguf};
 use super::gguf_keys::GgufKeys;
 use super::json_keys::{Defaults, JsonKeys};
 use super::names::NORMS_AFTER;
-use super::{Family, Spec};
+use super::{Family, RMS_EPS, Spec};
 use crate::config::{NormPlacement, QkNorm};
 use crate::{DecoderConfig, ModelError};
 
@@ -16,6 +17,8 @@ pub(super) const SPEC: Spec = Spec {
     from_json,
     to_json,
     from_gguf,
+    to_gguf,
+    in_llama_cpp: InLlamaCpp { tied: false, ..InLlamaCpp::PLAIN },
     norms: NORMS_AFTER,
     gguf_rows_are_interleaved: false,
     gguf_norms_have_one: false,
@@ -36,7 +39,11 @@ fn to_json(config: &DecoderConfig, keys: &mut Map<String, Value>) {
 }
 
 fn from_gguf(keys: &GgufKeys<'_>) -> Result<DecoderConfig, ModelError> {
-    let config = keys.decoder(Family::Olmo2, "attention.layer_norm_rms_epsilon")?;
+    let config = keys.decoder(Family::Olmo2, RMS_EPS)?;
     keys.whole_heads(&config)?;
     Ok(computed(config))
+}
+
+fn to_gguf(_: &DecoderConfig, _: &mut GgufEntries) -> Result<(), NotInGguf> {
+    Ok(())
 }

@@ -2,10 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
+use super::gguf_entries::{GgufEntries, InLlamaCpp, NotInGguf};
 use super::gguf_keys::GgufKeys;
 use super::json_keys::{Defaults, JsonKeys};
 use super::names::NORMS_BEFORE;
-use super::{Family, Spec};
+use super::{Family, RMS_EPS, Spec};
 use crate::config::LayerAttention;
 use crate::{DecoderConfig, ModelError, RopeScaling};
 
@@ -16,6 +17,8 @@ pub(super) const SPEC: Spec = Spec {
     from_json,
     to_json,
     from_gguf,
+    to_gguf,
+    in_llama_cpp: InLlamaCpp::PLAIN,
     norms: NORMS_BEFORE,
     gguf_rows_are_interleaved: false,
     gguf_norms_have_one: false,
@@ -54,8 +57,17 @@ fn to_json(config: &DecoderConfig, keys: &mut Map<String, Value>) {
 }
 
 fn from_gguf(keys: &GgufKeys<'_>) -> Result<DecoderConfig, ModelError> {
-    let config = keys.decoder(Family::Phi3, "attention.layer_norm_rms_epsilon")?;
+    let config = keys.decoder(Family::Phi3, RMS_EPS)?;
     // Files have 0 where there is none.
     let window = keys.opt_size("attention.sliding_window")?.filter(|window| *window > 0);
     Ok(DecoderConfig { layer_attention: windows(&config, window), fused_projections: true, ..config })
+}
+
+fn to_gguf(config: &DecoderConfig, entries: &mut GgufEntries) -> Result<(), NotInGguf> {
+    // It has none here, and wants to be told so.
+    entries.size("attention.sliding_window", 0);
+    if config.rope_scaling == RopeScaling::None {
+        entries.size("rope.scaling.original_context_length", config.max_position_embeddings);
+    }
+    Ok(())
 }

@@ -2,10 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
+use super::gguf_entries::{GgufEntries, InLlamaCpp, NotInGguf};
 use super::gguf_keys::GgufKeys;
 use super::json_keys::{Defaults, JsonKeys};
 use super::names::NORMS_BEFORE;
-use super::{Family, Spec, json_write};
+use super::{Family, RMS_EPS, Spec, json_write};
 use crate::config::{LayerAttention, LayerRope};
 use crate::{DecoderConfig, ModelError};
 
@@ -16,6 +17,8 @@ pub(super) const SPEC: Spec = Spec {
     from_json,
     to_json: windows_to_json,
     from_gguf,
+    to_gguf,
+    in_llama_cpp: InLlamaCpp::PLAIN,
     norms: NORMS_BEFORE,
     gguf_rows_are_interleaved: false,
     gguf_norms_have_one: false,
@@ -49,7 +52,11 @@ pub(super) fn windows_to_json(config: &DecoderConfig, keys: &mut Map<String, Val
 }
 
 fn from_gguf(keys: &GgufKeys<'_>) -> Result<DecoderConfig, ModelError> {
-    let config = keys.decoder(Family::Qwen2, "attention.layer_norm_rms_epsilon")?;
+    let config = keys.decoder(Family::Qwen2, RMS_EPS)?;
     keys.whole_heads(&config)?;
     Ok(config)
+}
+
+fn to_gguf(_: &DecoderConfig, _: &mut GgufEntries) -> Result<(), NotInGguf> {
+    Ok(())
 }

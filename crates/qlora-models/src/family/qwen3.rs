@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::gguf_keys::GgufKeys;
 use super::json_keys::{Defaults, JsonKeys};
-use super::{Family, Spec, qwen2};
+use super::{Family, RMS_EPS, Spec, qwen2};
 use crate::config::QkNorm;
 use crate::{DecoderConfig, ModelError};
 
@@ -33,7 +33,7 @@ fn to_json(config: &DecoderConfig, keys: &mut Map<String, Value>) {
 }
 
 fn from_gguf(keys: &GgufKeys<'_>) -> Result<DecoderConfig, ModelError> {
-    let config = keys.decoder(Family::Qwen3, "attention.layer_norm_rms_epsilon")?;
+    let config = keys.decoder(Family::Qwen3, RMS_EPS)?;
     keys.whole_heads(&config)?;
     Ok(DecoderConfig { qk_norm: QkNorm::Head, ..config })
 }

@@ -2,9 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
+use super::gguf_entries::{GgufEntries, NotInGguf};
 use super::gguf_keys::GgufKeys;
 use super::json_keys::{Defaults, JsonKeys};
-use super::{Family, Spec, qwen3};
+use super::{Family, RMS_EPS, Spec, qwen3};
 use crate::config::{ExpertsConfig, LayerAttention, QkNorm};
 use crate::{DecoderConfig, ModelError};
 
@@ -15,6 +16,7 @@ pub(super) const SPEC: Spec = Spec {
     from_json,
     to_json,
     from_gguf,
+    to_gguf,
     ..qwen3::SPEC
 };
 
@@ -84,7 +86,17 @@ fn from_gguf(keys: &GgufKeys<'_>) -> Result<DecoderConfig, ModelError> {
         normalize: true,
         dense_layers: Vec::new(),
     };
-    let config = keys.decoder(Family::Qwen3Moe, "attention.layer_norm_rms_epsilon")?;
+    let config = keys.decoder(Family::Qwen3Moe, RMS_EPS)?;
     keys.whole_heads(&config)?;
     Ok(DecoderConfig { qk_norm: QkNorm::Head, experts: Some(experts), ..config })
+}
+
+fn to_gguf(config: &DecoderConfig, entries: &mut GgufEntries) -> Result<(), NotInGguf> {
+    let Some(experts) = &config.experts else {
+        return Err(NotInGguf::new("a mixture of no experts"));
+    };
+    entries.size("expert_count", experts.count);
+    entries.size("expert_used_count", experts.per_token);
+    entries.size("expert_feed_forward_length", experts.intermediate_size);
+    Ok(())
 }

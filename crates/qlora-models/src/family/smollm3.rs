@@ -2,9 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
+use super::gguf_entries::InLlamaCpp;
 use super::gguf_keys::GgufKeys;
 use super::json_keys::{Defaults, JsonKeys};
-use super::{Family, Spec, json_write, llama};
+use super::{Family, RMS_EPS, Spec, json_write, llama};
 use crate::config::{LayerAttention, LayerRope};
 use crate::{DecoderConfig, ModelError};
 
@@ -15,6 +16,7 @@ pub(super) const SPEC: Spec = Spec {
     from_json,
     to_json,
     from_gguf,
+    in_llama_cpp: InLlamaCpp::PLAIN,
     ..llama::SPEC
 };
 
@@ -70,7 +72,7 @@ fn to_json(config: &DecoderConfig, keys: &mut Map<String, Value>) {
 
 /// The file does not say which layers are not rotated: llama.cpp has the same constant.
 fn from_gguf(keys: &GgufKeys<'_>) -> Result<DecoderConfig, ModelError> {
-    let config = keys.decoder(Family::SmolLm3, "attention.layer_norm_rms_epsilon")?;
+    let config = keys.decoder(Family::SmolLm3, RMS_EPS)?;
     keys.whole_heads(&config)?;
     let rope = |layer: usize| match (layer + 1).is_multiple_of(4) {
         true => LayerRope::None,
