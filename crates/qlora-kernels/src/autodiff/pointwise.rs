@@ -102,13 +102,16 @@ pub(super) fn add_to_residual<B: KernelBackend, C: CheckpointStrategy>(
     sum_node::<B, C>(residual, delta, sum)
 }
 
+/// A tensor in a graph.
+type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
+
 /// One forward pass, but two nodes: the gradients are those of an addition and a norm, in this order, to the last bit.
 pub(super) fn add_rms_norm<B: KernelBackend, C: CheckpointStrategy>(
-    residual: FloatTensor<Autodiff<B, C>>,
-    delta: FloatTensor<Autodiff<B, C>>,
-    weight: FloatTensor<Autodiff<B, C>>,
+    residual: Tracked<B, C>,
+    delta: Tracked<B, C>,
+    weight: Tracked<B, C>,
     options: RmsNormOptions,
-) -> (FloatTensor<Autodiff<B, C>>, FloatTensor<Autodiff<B, C>>) {
+) -> (Tracked<B, C>, Tracked<B, C>) {
     let (sum, out) = B::add_rms_norm_forward(
         residual.primitive.clone(),
         delta.primitive.clone(),

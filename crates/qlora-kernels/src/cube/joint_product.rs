@@ -26,9 +26,9 @@ fn three_kernel<T: Float, N: Size, M: Size>(
     bias0: &Array<f32>,
     bias1: &Array<f32>,
     bias2: &Array<f32>,
-    a0: &Array<T>,
-    a1: &Array<T>,
-    a2: &Array<T>,
+    a0: &Array<Vector<T, N>>,
+    a1: &Array<Vector<T, N>>,
+    a2: &Array<Vector<T, N>>,
     b0: &Array<T>,
     b1: &Array<T>,
     b2: &Array<T>,
@@ -46,6 +46,7 @@ fn three_kernel<T: Float, N: Size, M: Size>(
     #[comptime] variants: [Variant; 3],
     #[define(T)] _dtype: StorageType,
 ) {
+    // Every layer multiplies with its A itself: in the place of `x Aᵀ`, which is not read, stands B.
     let table = load_table(table);
     let cube = CUBE_POS as usize;
     let first = (outputs0 + comptime!(FEATURES - 1)) / comptime!(FEATURES);
@@ -59,6 +60,7 @@ fn three_kernel<T: Float, N: Size, M: Size>(
             &table,
             bias0,
             a0,
+            b0,
             b0,
             inputs,
             outputs0,
@@ -78,6 +80,7 @@ fn three_kernel<T: Float, N: Size, M: Size>(
             bias1,
             a1,
             b1,
+            b1,
             inputs,
             outputs1,
             block_size,
@@ -95,6 +98,7 @@ fn three_kernel<T: Float, N: Size, M: Size>(
             &table,
             bias2,
             a2,
+            b2,
             b2,
             inputs,
             outputs2,
@@ -137,9 +141,9 @@ pub(super) fn three<R: CubeRuntime>(
             array(&o0.bias, 1),
             array(&o1.bias, 1),
             array(&o2.bias, 1),
-            array(&o0.left, 1),
-            array(&o1.left, 1),
-            array(&o2.left, 1),
+            o0.a(x, vector),
+            o1.a(x, vector),
+            o2.a(x, vector),
             array(&o0.b, 1),
             array(&o1.b, 1),
             array(&o2.b, 1),
@@ -172,8 +176,8 @@ fn gated_kernel<T: Float, N: Size, M: Size>(
     up_scales: &BlockScales,
     gate_bias: &Array<f32>,
     up_bias: &Array<f32>,
-    gate_a: &Array<T>,
-    up_a: &Array<T>,
+    gate_a: &Array<Vector<T, N>>,
+    up_a: &Array<Vector<T, N>>,
     gate_b: &Array<T>,
     up_b: &Array<T>,
     y: &mut Array<T>,
@@ -186,6 +190,7 @@ fn gated_kernel<T: Float, N: Size, M: Size>(
     #[comptime] activation: Activation,
     #[define(T)] _dtype: StorageType,
 ) {
+    // As above, B stands in the place of `x Aᵀ`.
     let table = load_table(table);
     let cube = CUBE_POS as usize;
     let gate = element::<T, N, M>(
@@ -196,6 +201,7 @@ fn gated_kernel<T: Float, N: Size, M: Size>(
         &table,
         gate_bias,
         gate_a,
+        gate_b,
         gate_b,
         inputs,
         outputs,
@@ -211,6 +217,7 @@ fn gated_kernel<T: Float, N: Size, M: Size>(
         &table,
         up_bias,
         up_a,
+        up_b,
         up_b,
         inputs,
         outputs,
@@ -253,8 +260,8 @@ pub(super) fn gated<R: CubeRuntime>(
             up.scales(),
             array(&gate.bias, 1),
             array(&up.bias, 1),
-            array(&gate.left, 1),
-            array(&up.left, 1),
+            gate.a(x, vector),
+            up.a(x, vector),
             array(&gate.b, 1),
             array(&up.b, 1),
             array(&y, 1),

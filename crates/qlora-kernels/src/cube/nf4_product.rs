@@ -50,7 +50,7 @@ pub(super) struct BlockScales {
 }
 
 /// An element of `x Wᵀ + b + s·(x Aᵀ) Bᵀ`, in the units below `tokens · FEATURES`: that of token `unit / FEATURES` and
-/// of feature `FEATURES · cube + unit % FEATURES`, where there is one. `update` is A, or `x Aᵀ`.
+/// of feature `FEATURES · cube + unit % FEATURES`, where there is one. Of `a` and `xa`, `x Aᵀ`, one is read.
 #[cube]
 pub(super) fn element<T: Float, N: Size, M: Size>(
     cube: usize,
@@ -59,7 +59,8 @@ pub(super) fn element<T: Float, N: Size, M: Size>(
     scales: &BlockScales,
     table: &SharedMemory<f32>,
     bias: &Array<f32>,
-    update: &Array<T>,
+    a: &Array<Vector<T, N>>,
+    xa: &Array<T>,
     b: &Array<T>,
     inputs: usize,
     outputs: usize,
@@ -83,9 +84,10 @@ pub(super) fn element<T: Float, N: Size, M: Size>(
             let mut i = lane;
             while i < inputs / width {
                 let values = x[i];
+                let factors = a[r * (inputs / width) + i];
                 #[unroll]
                 for l in 0..width {
-                    sum += f32::cast_from(values[l]) * f32::cast_from(update[r * inputs + i * width + l]);
+                    sum += f32::cast_from(values[l]) * f32::cast_from(factors[l]);
                 }
                 i += comptime!(LANES);
             }
@@ -176,7 +178,7 @@ pub(super) fn element<T: Float, N: Size, M: Size>(
                         // Rounded as a product that is written and read again.
                         change += factor * f32::cast_from(T::cast_from(low[r]));
                     } else {
-                        change += factor * f32::cast_from(update[token * comptime!(variant.rank) + r]);
+                        change += factor * f32::cast_from(xa[token * comptime!(variant.rank) + r]);
                     }
                 }
                 sum += lora_scale * change;
@@ -211,7 +213,8 @@ fn product_kernel<T: Float, N: Size, M: Size>(
     codes: &Array<Vector<u32, M>>,
     scales: &BlockScales,
     bias: &Array<f32>,
-    update: &Array<T>,
+    a: &Array<Vector<T, N>>,
+    xa: &Array<T>,
     b: &Array<T>,
     y: &mut Array<T>,
     inputs: usize,
@@ -224,7 +227,7 @@ fn product_kernel<T: Float, N: Size, M: Size>(
     let table = load_table(table);
     let cube = CUBE_POS as usize;
     let value = element::<T, N, M>(
-        cube, x, codes, scales, &table, bias, update, b, inputs, outputs, block_size, lora_scale, variant,
+        cube, x, codes, scales, &table, bias, a, xa, b, inputs, outputs, block_size, lora_scale, variant,
     );
     write::<T>(cube, value, y, outputs, comptime!(variant.tokens));
 }
@@ -258,7 +261,7 @@ pub(super) struct Operand<R: CubeRuntime> {
     scales: Scales<R>,
     pub(super) bias: CubeTensor<R>,
     /// A, or `x Aᵀ`.
-    pub(super) left: CubeTensor<R>,
+    left: CubeTensor<R>,
     pub(super) b: CubeTensor<R>,
     pub(super) factor: f32,
     pub(super) outputs: usize,
@@ -295,6 +298,16 @@ impl<R: CubeRuntime> Operand<R> {
             Variant { tokens: dims(x)[0], double: scales.double, biased, rank, own: own && rank > 0 };
         let (codes, [outputs, _]) = (rows(w.codes.clone()), w.shape);
         Self { codes, scales, bias, left, b, factor, outputs, variant }
+    }
+
+    /// A, or something of its type where it is not read.
+    pub(super) fn a(&self, x: &CubeTensor<R>, vector: usize) -> ArrayArg<R> {
+        array(if self.variant.own { &self.left } else { x }, vector)
+    }
+
+    /// `x Aᵀ`, or something of its type where it is not read.
+    pub(super) fn xa(&self) -> ArrayArg<R> {
+        array(&self.left, 1)
     }
 
     pub(super) fn scales(&self) -> BlockScalesLaunch<R> {
@@ -338,7 +351,8 @@ where
             array(&operand.codes, WORDS),
             operand.scales(),
             array(&operand.bias, 1),
-            array(&operand.left, 1),
+            operand.a(x, vector),
+            operand.xa(),
             array(&operand.b, 1),
             array(&y, 1),
             inputs,
