@@ -1,7 +1,7 @@
+use super::parquet_guard::Guarded;
 use super::{Content, RawRow, RawRows, file_error, read_error};
 use crate::{Error, Position};
 use parquet::errors::ParquetError;
-use parquet::file::reader::SerializedFileReader;
 use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
 use serde_json::{Map, Number, Value};
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 pub(super) fn open(path: &Path) -> Result<RawRows, Error> {
     let file = File::open(path).map_err(read_error(path))?;
     let rows = guarded(|| {
-        let reader = SerializedFileReader::new(file)?;
+        let reader = Guarded::open(file)?;
         Ok(RowIter::from_file_into(Box::new(reader)))
     })
     .map_err(|problem| file_error(path, format!("not a readable Parquet file: {problem}")))?;
