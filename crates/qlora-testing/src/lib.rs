@@ -5,6 +5,8 @@
 //! `qlora fetch smollm2-135m` puts it. A test that finds neither says so and passes, unless
 //! `QLORA_REQUIRE_GOLDEN=1`, which the CI sets, turns that into a failure.
 
+pub mod mutations;
+
 use std::path::{Path, PathBuf};
 
 /// A file or folder below the golden folder, or `None` (said on stderr) when it is absent.
