@@ -171,7 +171,7 @@ impl Encoder {
         }
         let contents = conversation.messages.iter().filter_map(Message::text);
         weighted.remarks.special_in_content =
-            contents.filter(|text| mentions_special(tokenizer, text)).count();
+            contents.filter(|text| tokenizer.mentions_special(text)).count();
         refuse_doubled_bos(tokenizer, &weighted.ids)?;
         Ok((weighted, text))
     }
@@ -207,7 +207,7 @@ impl Encoder {
             text.insert_str(0, &token_text(bos));
         }
         weighted.remarks.special_in_content =
-            [prompt, completion].iter().filter(|text| mentions_special(tokenizer, text)).count();
+            [prompt, completion].iter().filter(|text| tokenizer.mentions_special(text)).count();
         refuse_doubled_bos(tokenizer, &weighted.ids)?;
         Ok((weighted, text))
     }
@@ -293,13 +293,6 @@ fn verify(tokenizer: &Tokenizer, tokens: &[TokenSpan], text: &str) -> Result<(),
         return Ok(());
     }
     Err(RowProblem::RoundTrip { decoded, text: text.to_owned() })
-}
-
-fn mentions_special(tokenizer: &Tokenizer, text: &str) -> bool {
-    // Looking for one character first is what makes hundreds of special tokens cheap.
-    tokenizer.special_tokens().any(|(_, token)| {
-        token.chars().next().is_some_and(|first| text.contains(first)) && text.contains(token)
-    })
 }
 
 fn refuse_doubled_bos(tokenizer: &Tokenizer, ids: &[u32]) -> Result<(), RowProblem> {

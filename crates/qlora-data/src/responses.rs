@@ -1,7 +1,7 @@
 //! Where in a rendered conversation the assistant speaks.
 
 use crate::{RowProblem, TrainOn};
-use qlora_text::{ChatTemplate, Message, RenderInput, TokenSpan, Tokenizer};
+use qlora_text::{ChatTemplate, Message, PreparedConversation, RenderInput, TokenSpan, Tokenizer};
 use serde_json::{Map, Value};
 use std::ops::Range;
 
@@ -44,17 +44,6 @@ impl TrainedSpan {
 type TurnSpan = (usize, Range<usize>);
 
 impl Conversation<'_> {
-    /// Renders the first `count` messages.
-    fn render(&self, count: usize, add_generation_prompt: bool) -> Result<qlora_text::Rendered, RowProblem> {
-        Ok(self.template.render(&RenderInput {
-            messages: &self.messages[..count],
-            tools: self.tools,
-            add_generation_prompt,
-            variables: self.variables,
-            ..RenderInput::default()
-        })?)
-    }
-
     /// The text, and what of it is trained.
     ///
     /// Where the template has `{% generation %}` blocks they decide, to the byte. Elsewhere an assistant's
@@ -65,7 +54,13 @@ impl Conversation<'_> {
     /// A `weight` of an assistant's message is that of its turn, whatever else is trained.
     pub(crate) fn layout(&self, tokenizer: &Tokenizer, train_on: TrainOn) -> Result<Layout, RowProblem> {
         let weights = self.message_weights()?;
-        let rendered = self.render(self.messages.len(), false)?;
+        let prepared = self.template.prepare(&RenderInput {
+            messages: self.messages,
+            tools: self.tools,
+            variables: self.variables,
+            ..RenderInput::default()
+        });
+        let rendered = prepared.render(self.messages.len(), false)?;
         let mut turns: Vec<usize> = (self.trained_from..self.messages.len())
             .filter(|&i| self.messages[i].role() == ASSISTANT)
             .collect();
@@ -74,7 +69,7 @@ impl Conversation<'_> {
                 turns = (0..self.messages.len()).filter(|&i| self.messages[i].role() == ASSISTANT).collect();
                 Some(0..rendered.text.len())
             }
-            TrainOn::Completions => Some(self.completion(&rendered.text, tokenizer)?),
+            TrainOn::Completions => Some(self.completion(&prepared, &rendered.text, tokenizer)?),
             TrainOn::Assistant => None,
             TrainOn::Last => {
                 turns.drain(..turns.len().saturating_sub(1));
@@ -89,9 +84,9 @@ impl Conversation<'_> {
             Vec::new()
         } else if self.template.has_generation_blocks() {
             let uniform = turns.iter().all(|&turn| weights[turn] == weights[turns[0]]);
-            self.generation_spans(&rendered.text, rendered.generation_spans, &turns, uniform)?
+            self.generation_spans(&prepared, &rendered.text, rendered.generation_spans, &turns, uniform)?
         } else {
-            self.added_spans(&rendered.text, tokenizer, &turns)?
+            self.added_spans(&prepared, &rendered.text, tokenizer, &turns)?
         };
         let weighted = found.into_iter().map(|(turn, range)| TrainedSpan::new(range, weights[turn]));
         let mut spans = match whole {
@@ -125,12 +120,17 @@ impl Conversation<'_> {
     }
 
     /// What the text has beyond the prompt, up to its last special token.
-    fn completion(&self, text: &str, tokenizer: &Tokenizer) -> Result<Range<usize>, RowProblem> {
+    fn completion(
+        &self,
+        prepared: &PreparedConversation<'_>,
+        text: &str,
+        tokenizer: &Tokenizer,
+    ) -> Result<Range<usize>, RowProblem> {
         let first = self.trained_from;
         if first == 0 || first >= self.messages.len() {
             return Err(RowProblem::NoCompletion);
         }
-        let prompt = self.render(first, self.messages[first].role() == ASSISTANT)?.text;
+        let prompt = prepared.render(first, self.messages[first].role() == ASSISTANT)?.text;
         let added = text.strip_prefix(prompt.as_str()).ok_or(RowProblem::HistoryRewritten { turn: first })?;
         let ends = last_turn_ends(added, tokenizer)?;
         Ok(prompt.len()..prompt.len() + ends.first().copied().unwrap_or(added.len()))
@@ -138,6 +138,7 @@ impl Conversation<'_> {
 
     fn generation_spans(
         &self,
+        prepared: &PreparedConversation<'_>,
         text: &str,
         spans: Vec<Range<usize>>,
         turns: &[usize],
@@ -152,7 +153,7 @@ impl Conversation<'_> {
         let last = turns[turns.len() - 1];
         let mut prompts: Vec<(usize, usize)> = Vec::new();
         for turn in (turns[0]..self.messages.len()).filter(assistant) {
-            let prompt = self.render(turn, true)?.text;
+            let prompt = prepared.render(turn, true)?.text;
             if !text.starts_with(&prompt) {
                 return Err(RowProblem::HistoryRewritten { turn });
             }
@@ -170,18 +171,19 @@ impl Conversation<'_> {
 
     fn added_spans(
         &self,
+        prepared: &PreparedConversation<'_>,
         text: &str,
         tokenizer: &Tokenizer,
         turns: &[usize],
     ) -> Result<Vec<TurnSpan>, RowProblem> {
         let mut spans = Vec::with_capacity(turns.len());
         for &turn in turns {
-            let prompt = self.render(turn, true)?.text;
+            let prompt = prepared.render(turn, true)?.text;
             let until_turn;
             let until_turn = if turn + 1 == self.messages.len() {
                 text
             } else {
-                until_turn = self.render(turn + 1, false)?.text;
+                until_turn = prepared.render(turn + 1, false)?.text;
                 &until_turn
             };
             let added =
@@ -235,14 +237,20 @@ fn last_turn_ends(text: &str, tokenizer: &Tokenizer) -> Result<Vec<usize>, RowPr
 
 /// The ends of the special tokens after which `text` has only white space and special tokens, the last first.
 pub(crate) fn turn_ends(text: &str, tokens: &[TokenSpan], tokenizer: &Tokenizer) -> Vec<usize> {
+    let is_blank = |start: usize, end: usize| text.get(start..end).is_some_and(|text| text.trim().is_empty());
     let mut ends = Vec::new();
     let mut rest = text.len();
-    for token in tokens.iter().rev().filter(|token| tokenizer.is_special(token.id)) {
-        if !text.get(token.end..rest).is_some_and(|between| between.trim().is_empty()) {
+    for token in tokens.iter().rev() {
+        if tokenizer.is_special(token.id) {
+            if !is_blank(token.end, rest) {
+                break;
+            }
+            ends.push(token.end);
+            rest = token.start;
+        } else if !is_blank(token.start, token.end) {
+            // No special token before this one has only white space behind it.
             break;
         }
-        ends.push(token.end);
-        rest = token.start;
     }
     ends
 }

@@ -1,16 +1,17 @@
 use crate::generation_blocks::{self, Marks};
 use crate::python_json::Dumps;
 use crate::strftime::strftime_now;
-use crate::{Error, Message, python_text};
+use crate::{Error, Message, PreparedConversation, python_text};
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, ErrorKind, State, Value};
 use serde_json::Map;
 use std::ops::Range;
+use std::sync::Arc;
 
 const DEFAULT: &str = "default";
 const TOOL_USE: &str = "tool_use";
 /// The variable through which the marks of one rendering reach the filter.
-const MARK_VARIABLE: &str = "generation_mark__";
+pub(crate) const MARK_VARIABLE: &str = "generation_mark__";
 
 /// A model's chat template: Jinja, rendered as `transformers` renders it.
 ///
@@ -24,7 +25,7 @@ pub struct ChatTemplate {
     source: String,
     generation_blocks: bool,
     has_tool_use: bool,
-    variables: Map<String, serde_json::Value>,
+    variables: Arc<Map<String, serde_json::Value>>,
 }
 
 /// What a chat template is rendered with.
@@ -64,7 +65,7 @@ impl ChatTemplate {
             source: source.to_owned(),
             generation_blocks,
             has_tool_use: false,
-            variables: Map::new(),
+            variables: Arc::default(),
         })
     }
 
@@ -81,7 +82,7 @@ impl ChatTemplate {
     /// Sets a variable that every rendering sees, such as `bos_token`.
     #[must_use]
     pub fn with_variable(mut self, name: impl Into<String>, value: impl Into<serde_json::Value>) -> Self {
-        self.variables.insert(name.into(), value.into());
+        Arc::make_mut(&mut self.variables).insert(name.into(), value.into());
         self
     }
 
@@ -102,34 +103,24 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Raised`] when the template calls `raise_exception`, [`Error::Render`] when an expression fails.
     pub fn render(&self, input: &RenderInput<'_>) -> Result<Rendered, Error> {
-        let mut context = self.variables.clone();
-        context.extend([
-            ("messages".to_owned(), to_json(input.messages)),
-            ("tools".to_owned(), to_json(input.tools)),
-            ("documents".to_owned(), to_json(input.documents)),
-            ("add_generation_prompt".to_owned(), input.add_generation_prompt.into()),
-        ]);
-        if let Some(variables) = input.variables {
-            context.extend(variables.iter().map(|(name, value)| (name.clone(), value.clone())));
-        }
-        let marks = self.generation_blocks.then(|| Marks::absent_from(&to_json(&context).to_string()));
-        if let Some(marks) = &marks {
-            context.insert(MARK_VARIABLE.to_owned(), marks.opening().into());
-        }
-        let name = if self.has_tool_use && input.tools.is_some() { TOOL_USE } else { DEFAULT };
-        let template = self.environment.get_template(name).map_err(render_error)?;
-        let text = template.render(Value::from_serialize(&context)).map_err(render_error)?;
-        match marks {
-            None => Ok(Rendered { text, generation_spans: Vec::new() }),
-            Some(marks) => {
-                let (text, generation_spans) = marks.extract(&text).ok_or_else(|| Error::Render {
-                    line: 1,
-                    reason: "the output of a {% generation %} block is cut or repeated by the template"
-                        .to_owned(),
-                })?;
-                Ok(Rendered { text, generation_spans })
-            }
-        }
+        self.prepare(input).render(input.messages.len(), input.add_generation_prompt)
+    }
+
+    /// A conversation to be rendered several times, message by message. What `input` says of the generation prompt
+    /// does not count.
+    #[must_use]
+    pub fn prepare(&self, input: &RenderInput<'_>) -> PreparedConversation<'_> {
+        PreparedConversation::new(self, input)
+    }
+
+    pub(crate) fn variables(&self) -> &Arc<Map<String, serde_json::Value>> {
+        &self.variables
+    }
+
+    /// The template for conversations with or without tools.
+    pub(crate) fn jinja(&self, with_tools: bool) -> Result<minijinja::Template<'_, '_>, Error> {
+        let name = if self.has_tool_use && with_tools { TOOL_USE } else { DEFAULT };
+        self.environment.get_template(name).map_err(render_error)
     }
 }
 
@@ -151,7 +142,11 @@ fn environment() -> Environment<'static> {
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.set_formatter(|out, _, value| {
         // An undefined value prints nothing; everything else prints as in Python.
-        out.write_str(&python_text::to_str(value)).map_err(minijinja::Error::from)
+        match value.as_str() {
+            Some(text) => out.write_str(text),
+            None => out.write_str(&python_text::to_str(value)),
+        }
+        .map_err(minijinja::Error::from)
     });
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", |format: &str| {
@@ -184,7 +179,7 @@ fn raise_exception(message: &Value) -> Result<Value, minijinja::Error> {
     Err(minijinja::Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
 }
 
-fn render_error(error: minijinja::Error) -> Error {
+pub(crate) fn render_error(error: minijinja::Error) -> Error {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(current) = cause {
         if let Some(Raised(message)) = current.downcast_ref() {
@@ -200,10 +195,6 @@ fn describe(error: &minijinja::Error) -> String {
         Some(detail) => format!("{}: {detail}", error.kind()),
         None => error.kind().to_string(),
     }
-}
-
-fn to_json(value: impl serde::Serialize) -> serde_json::Value {
-    serde_json::to_value(value).expect("JSON values and messages always serialize")
 }
 
 /// `tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.

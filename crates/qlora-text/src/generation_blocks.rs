@@ -3,6 +3,8 @@
 //! minijinja has no custom tags. The source is rewritten so that the body passes through a filter, which
 //! puts marks around it; the marks are taken out of the rendered text, and their places are the spans.
 
+use crate::{Message, RenderInput};
+use serde_json::{Map, Value};
 use std::ops::Range;
 
 /// The filter that the rewritten blocks call.
@@ -99,6 +101,23 @@ fn end_of_raw(text: &str) -> usize {
     text.len()
 }
 
+/// Noncharacters: no text should hold them, but some text may.
+const FIRST: char = '\u{fdd0}';
+const SECOND: char = '\u{fdd1}';
+
+fn has_mark(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains(FIRST),
+        Value::Array(list) => list.iter().any(has_mark),
+        Value::Object(map) => map_has_mark(map),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+fn map_has_mark(map: &Map<String, Value>) -> bool {
+    map.iter().any(|(key, value)| key.contains(FIRST) || has_mark(value))
+}
+
 /// The marks put around a body: text that occurs nowhere in what is rendered.
 #[derive(Debug, Clone)]
 pub(crate) struct Marks {
@@ -107,12 +126,28 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
+    /// Marks that occur nowhere in what a template may write out.
+    pub(crate) fn absent_from_all(input: &RenderInput<'_>, variables: &Map<String, Value>) -> Self {
+        let lists = [input.tools, input.documents];
+        let mut values = lists.into_iter().flatten().flatten();
+        let mut maps = input.messages.iter().map(Message::fields).chain(input.variables).chain([variables]);
+        if !values.any(has_mark) && !maps.any(map_has_mark) {
+            return Self::numbered(0);
+        }
+        let all =
+            serde_json::json!([input.messages, input.tools, input.documents, input.variables, variables]);
+        Self::absent_from(&all.to_string())
+    }
+
     /// Marks that do not occur in `haystack`.
-    pub(crate) fn absent_from(haystack: &str) -> Self {
-        // U+FDD0 and U+FDD1 are noncharacters: no text should hold them, but some text may.
-        let mark = (0u64..).map(|n| format!("\u{fdd0}{n}")).find(|mark| !haystack.contains(mark.as_str()));
-        let mark = mark.unwrap_or_default();
-        Self { open: format!("{mark}\u{fdd0}"), close: format!("{mark}\u{fdd1}") }
+    fn absent_from(haystack: &str) -> Self {
+        let mut numbers = 0u64..;
+        let free = numbers.find(|n| !haystack.contains(&format!("{FIRST}{n}")));
+        Self::numbered(free.unwrap_or_default())
+    }
+
+    fn numbered(number: u64) -> Self {
+        Self { open: format!("{FIRST}{number}{FIRST}"), close: format!("{FIRST}{number}{SECOND}") }
     }
 
     pub(crate) fn wrap(&self, body: &str) -> String {
@@ -120,8 +155,8 @@ impl Marks {
     }
 
     pub(crate) fn from_opening(open: &str) -> Option<Self> {
-        let mark = open.strip_suffix('\u{fdd0}')?;
-        Some(Self { open: open.to_owned(), close: format!("{mark}\u{fdd1}") })
+        let mark = open.strip_suffix(FIRST)?;
+        Some(Self { open: open.to_owned(), close: format!("{mark}{SECOND}") })
     }
 
     pub(crate) fn opening(&self) -> &str {

@@ -10,12 +10,14 @@
 //! Nothing is added behind the caller's back: [`Tokenizer::encode`] recognises special tokens that are
 //! written in the text and adds none; truncation and padding settings of a `tokenizer.json` are ignored.
 
+mod byte_level;
 mod chat_template;
 mod error;
 mod generation_blocks;
 mod gguf;
 mod message;
 mod named_template;
+mod prepared_conversation;
 mod pretrained;
 mod python_json;
 mod python_text;
@@ -31,6 +33,7 @@ pub use chat_template::{ChatTemplate, RenderInput, Rendered};
 pub use error::Error;
 pub use message::Message;
 pub use named_template::{ChosenTemplate, NAMED_TEMPLATES, NamedTemplate};
+pub use prepared_conversation::PreparedConversation;
 pub use stop_strings::StopStrings;
 pub use token_stream::TokenStream;
 pub use tokenizer::{TokenSpan, Tokenizer};

@@ -75,6 +75,10 @@ impl Message {
         self.get("content").and_then(Value::as_str)
     }
 
+    pub(crate) fn fields(&self) -> &Map<String, Value> {
+        &self.fields
+    }
+
     /// The value under a key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Value> {

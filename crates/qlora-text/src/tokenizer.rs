@@ -1,10 +1,12 @@
+use crate::byte_level::ByteLevel;
 use crate::pretrained::Templates;
 use crate::{ChatTemplate, Error};
+use aho_corasick::{AhoCorasick, AhoCorasickKind};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The keys under which `tokenizer_config.json` names special tokens, and templates know them.
 pub(crate) const SPECIAL_KEYS: [&str; 7] =
@@ -21,9 +23,14 @@ const TEXT_ENDS: [&str; 2] = ["<|endoftext|>", "<|end_of_text|>"];
 
 /// A tokenizer: text to token ids and back.
 ///
-/// Cheap to share behind a reference or an `Arc`: every method takes `&self` and none locks.
+/// Cheap to share behind a reference or an `Arc`: every method takes `&self`, and threads do not wait for each other.
+///
+/// Byte-level BPE of the kinds in use (GPT-2, Llama 3, Qwen, SmolLM) is done here, the rest by the `tokenizers` library;
+/// the ids are the same.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// Made when the first text is encoded; `None` inside when the library does everything.
+    fast: OnceLock<Option<ByteLevel>>,
     /// `tokenizer.json` as it was read or made, for [`save`](Self::save).
     definition: Arc<[u8]>,
     /// `tokenizer_config.json`, unknown keys included.
@@ -34,6 +41,8 @@ pub struct Tokenizer {
     pad: Option<u32>,
     adds_bos: bool,
     special: BTreeMap<u32, String>,
+    /// Finds the texts of the special tokens; `None` when there are none, or too many.
+    special_texts: Option<AhoCorasick>,
     vocab_size: usize,
     origin: String,
 }
@@ -151,6 +160,13 @@ impl Tokenizer {
             .into_iter()
             .filter_map(|(id, token)| token.special.then_some((id, token.content)))
             .collect();
+        let special_texts = match special.is_empty() {
+            true => None,
+            // Of a size in proportion to the tokens: a DFA takes 1 KB for each of their bytes.
+            false => {
+                AhoCorasick::builder().kind(Some(AhoCorasickKind::ContiguousNFA)).build(special.values()).ok()
+            }
+        };
         let vocab_size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         let turn_ends = TURN_ENDS.into_iter().filter(|end| templates.mention(end));
         let turn_ends = turn_ends.filter_map(|end| inner.token_to_id(end));
@@ -162,6 +178,7 @@ impl Tokenizer {
         }
         Ok(Self {
             inner,
+            fast: OnceLock::new(),
             definition: definition.into(),
             config,
             templates,
@@ -170,9 +187,19 @@ impl Tokenizer {
             pad,
             adds_bos,
             special,
+            special_texts,
             vocab_size,
             origin,
         })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn library(&self) -> &tokenizers::Tokenizer {
+        &self.inner
+    }
+
+    pub(crate) fn fast(&self) -> Option<&ByteLevel> {
+        self.fast.get_or_init(|| ByteLevel::new(&self.definition, &self.inner)).as_ref()
     }
 
     /// The ids of a text. Special tokens written in the text are recognised; none are added.
@@ -180,6 +207,9 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer's own rules fail (a vocabulary without the bytes it needs).
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
+        if let Some(ids) = self.fast().and_then(|fast| fast.encode(text)) {
+            return Ok(ids);
+        }
         Ok(self.inner.encode_fast(text, false).map_err(Error::tokenizer)?.get_ids().to_vec())
     }
 
@@ -188,6 +218,9 @@ impl Tokenizer {
     /// # Errors
     /// As [`encode`](Self::encode).
     pub fn encode_with_offsets(&self, text: &str) -> Result<Vec<TokenSpan>, Error> {
+        if let Some(spans) = self.fast().and_then(|fast| fast.encode_with_offsets(text)) {
+            return Ok(spans);
+        }
         let encoding = self.inner.encode(text, false).map_err(Error::tokenizer)?;
         let spans = encoding.get_ids().iter().zip(encoding.get_offsets());
         Ok(spans.map(|(&id, &(start, end))| TokenSpan { id, start, end }).collect())
@@ -200,6 +233,9 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, Error> {
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
             return Err(Error::UnknownId { id, vocab_size: self.vocab_size });
+        }
+        if !skip_special && let Some(text) = self.fast().and_then(|fast| fast.decode(ids)) {
+            return Ok(text);
         }
         self.inner.decode(ids, skip_special).map_err(Error::tokenizer)
     }
@@ -226,6 +262,15 @@ impl Tokenizer {
     #[must_use]
     pub fn is_special(&self, id: u32) -> bool {
         self.special.contains_key(&id)
+    }
+
+    /// Whether the text of a special token stands in a text.
+    #[must_use]
+    pub fn mentions_special(&self, text: &str) -> bool {
+        match &self.special_texts {
+            Some(texts) => texts.is_match(text),
+            None => self.special.values().any(|token| text.contains(token.as_str())),
+        }
     }
 
     /// The special (control) tokens and their texts, by id.
