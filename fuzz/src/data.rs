@@ -80,7 +80,8 @@ fn rows(path: &Path, options: u8) {
             let _ = record.map_err(|error| error.to_string());
         });
     }
-    let _ = check(&[path.to_owned()], &[], Some(&ENCODER), &CheckOptions::default());
+    let checked = qlora_data::Sources::from(path.to_str().expect("a name in UTF-8"));
+    let _ = check(&checked, None, Some(&ENCODER), &CheckOptions::default(), &mut qlora_hub::Silent);
     let train_on = [TrainOn::Assistant, TrainOn::Last, TrainOn::Completions, TrainOn::All];
     let encoder = ENCODER.clone().with_train_on(train_on[usize::from(options >> 1) % 4]);
     let fit = DatasetOptions {

@@ -6,7 +6,6 @@
 pub(crate) mod attention;
 pub(crate) mod elementwise;
 mod greedy;
-mod joint_product;
 pub(crate) mod linear;
 pub(crate) mod loss;
 pub(crate) mod matmul;
@@ -34,7 +33,7 @@ use crate::attention::{self as attention_reference, AttentionSpec, Saved};
 use crate::cross_entropy::{self, CrossEntropySpec, LossOutput, LossParts};
 use crate::device::{ActivationSizes, DeviceMemory};
 use crate::greedy as greedy_reference;
-use crate::linear::{self as linear_reference, GradInput, LinearOutput, LinearParts, LoraParts};
+use crate::linear::{self as linear_reference, GradInput, LinearOutput, LoraParts};
 use crate::nf4::{self as nf4_reference, AbsmaxParts, Nf4Parts};
 use crate::norm::{self as norm_reference, NormOutput, RmsNormOptions, SavedNorm};
 use crate::optimizer::{self as optimizer_reference, AdamWStep};
@@ -172,49 +171,6 @@ impl<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> KernelBack
         let _ = client.memory_persistent_allocation(bytes, |bytes: Vec<usize>| {
             bytes.into_iter().for_each(|bytes| drop(client.empty(bytes)));
         });
-    }
-
-    fn adapted_linear(
-        x: CubeTensor<R>,
-        w: &WeightParts<Self>,
-        bias: Option<CubeTensor<R>>,
-        lora: Option<LoraParts<Self>>,
-    ) -> CubeTensor<R> {
-        let x = tensors::rows(x);
-        if let (WeightParts::Nf4(parts), Some(lora)) = (w, &lora)
-            && cube(supported(&x, w) && linear::takes_one_launch(&x, parts, lora))
-        {
-            return linear::one_launch(&x, parts, bias, lora);
-        }
-        Self::linear_forward(x, w, bias, lora.as_ref()).y
-    }
-
-    fn adapted_linears(x: CubeTensor<R>, layers: Vec<LinearParts<Self>>) -> Vec<CubeTensor<R>> {
-        let x = tensors::rows(x);
-        match linear::three_in_one_launch(&x, &layers) {
-            Some(outputs) => outputs.into(),
-            None => (layers.into_iter())
-                .map(|LinearParts { weight, bias, lora }| {
-                    Self::adapted_linear(x.clone(), &weight, bias, lora)
-                })
-                .collect(),
-        }
-    }
-
-    fn gated_mlp(
-        activation: Activation,
-        x: CubeTensor<R>,
-        gate: LinearParts<Self>,
-        up: LinearParts<Self>,
-        down: LinearParts<Self>,
-    ) -> CubeTensor<R> {
-        let x = tensors::rows(x);
-        if let Some(product) = linear::gated_in_one_launch(activation, &x, &gate, &up) {
-            return Self::adapted_linear(product, &down.weight, down.bias, down.lora);
-        }
-        let gate = Self::adapted_linear(x.clone(), &gate.weight, gate.bias, gate.lora);
-        let up = Self::adapted_linear(x, &up.weight, up.bias, up.lora);
-        Self::gated_linear(activation, gate, up, &down.weight, down.bias, down.lora)
     }
 
     fn linear_forward(

@@ -12,7 +12,7 @@
 mod conversations;
 
 use qlora_data::check::{CheckOptions, check};
-use qlora_data::{Dataset, DatasetOptions, Encoder, OnLong, Packing};
+use qlora_data::{Dataset, DatasetOptions, Encoder, OnLong, Packing, Sources};
 use qlora_gguf::Gguf;
 use qlora_text::Tokenizer;
 use std::fs::File;
@@ -49,7 +49,8 @@ fn main() {
     let begin = Instant::now();
     if checked {
         let options = CheckOptions { max_length: Some(BUDGET), ..CheckOptions::default() };
-        let report = check(std::slice::from_ref(&path), &[], Some(&encoder), &options).expect("rows");
+        let sources = Sources::from(path.to_str().expect("a name in UTF-8"));
+        let report = check(&sources, None, Some(&encoder), &options, &mut qlora_hub::Silent).expect("rows");
         println!("checked: {:.2} s, {} findings", begin.elapsed().as_secs_f64(), report.findings.len());
     }
     let start = Instant::now();

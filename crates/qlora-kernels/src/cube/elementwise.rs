@@ -105,7 +105,7 @@ fn inner_tanh<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
 }
 
 #[cube]
-pub(super) fn activate<N: Size>(x: Vector<f32, N>, #[comptime] activation: Activation) -> Vector<f32, N> {
+fn activate<N: Size>(x: Vector<f32, N>, #[comptime] activation: Activation) -> Vector<f32, N> {
     let one = Vector::<f32, N>::new(1.0f32);
     let half = Vector::<f32, N>::new(0.5f32);
     match activation {

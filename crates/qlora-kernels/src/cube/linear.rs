@@ -7,13 +7,9 @@ use cubecl::prelude::*;
 use super::Cube;
 use super::elementwise::{flat, scaled_cast};
 use super::matmul::{matmul, transposed};
-use super::tables::Table;
 use super::tensors::{array, dims, empty, rows, vector_width};
-use super::{joint_product, nf4, nf4_product, supported};
-use crate::activation::Activation;
-use crate::linear::{GradInput, LinearOutput, LinearParts, LoraParts};
-use crate::nf4::Nf4Parts;
-use crate::tier::cube;
+use super::{nf4, nf4_product};
+use crate::linear::{GradInput, LinearOutput, LoraParts};
 use crate::weight::WeightParts;
 
 /// `out = y + update + bias`, the bias being one row, rounded once.
@@ -124,7 +120,7 @@ where
         let bias = bias.map(|bias| scaled_cast(bias, 1.0, DType::F32));
         let update = xa.clone().zip(lora).map(|(xa, lora)| {
             let b = scaled_cast(lora.b.clone(), 1.0, dtype);
-            nf4_product::Update::Narrow(xa, b, lora.scale)
+            nf4_product::Update { xa, b, scale: lora.scale }
         });
         return LinearOutput { y: nf4_product::product(&x, parts, bias, update), xa };
     }
@@ -135,123 +131,6 @@ where
         matmul(xa, transposed(b), wide)
     });
     LinearOutput { y: Sum { y, update, bias }.add(dtype), xa }
-}
-
-/// Whether [`one_launch`] takes this: one token, an NF4 weight, an update of low rank.
-pub(super) fn takes_one_launch<R: CubeRuntime, F, I, BT>(
-    x: &CubeTensor<R>,
-    w: &Nf4Parts<Cube<R, F, I, BT>>,
-    lora: &LoraParts<Cube<R, F, I, BT>>,
-) -> bool
-where
-    F: burn_cubecl::FloatElement,
-    I: burn_cubecl::IntElement,
-    BT: burn_cubecl::BoolElement,
-{
-    let ([tokens, _], [rank, _]) = (dims(x), dims(&lora.a));
-    nf4_product::product_fits(w, tokens) && nf4_product::computes_update(tokens, rank)
-}
-
-/// The whole layer for one token.
-pub(super) fn one_launch<R: CubeRuntime, F, I, BT>(
-    x: &CubeTensor<R>,
-    w: &Nf4Parts<Cube<R, F, I, BT>>,
-    bias: Option<CubeTensor<R>>,
-    lora: &LoraParts<Cube<R, F, I, BT>>,
-) -> CubeTensor<R>
-where
-    F: burn_cubecl::FloatElement,
-    I: burn_cubecl::IntElement,
-    BT: burn_cubecl::BoolElement,
-{
-    let bias = bias.map(|bias| scaled_cast(bias, 1.0, DType::F32));
-    let [a, b] = [&lora.a, &lora.b].map(|factor| scaled_cast(factor.clone(), 1.0, x.dtype));
-    nf4_product::product(x, w, bias, Some(nf4_product::Update::Factors(a, b, lora.scale)))
-}
-
-/// The operand of a layer, where it can be one of several of one launch.
-fn joint_operand<R: CubeRuntime, F, I, BT>(
-    x: &CubeTensor<R>,
-    layer: &LinearParts<Cube<R, F, I, BT>>,
-) -> Option<nf4_product::Operand<R>>
-where
-    F: burn_cubecl::FloatElement,
-    I: burn_cubecl::IntElement,
-    BT: burn_cubecl::BoolElement,
-{
-    let WeightParts::Nf4(w) = &layer.weight else { return None };
-    let fits = match &layer.lora {
-        Some(lora) => takes_one_launch(x, w, lora),
-        None => dims(x)[0] == 1 && nf4_product::product_fits(w, 1),
-    };
-    if !fits || !supported(x, &layer.weight) {
-        return None;
-    }
-    let bias = layer.bias.clone().map(|bias| scaled_cast(bias, 1.0, DType::F32));
-    let update = layer.lora.as_ref().map(|lora| {
-        let [a, b] = [&lora.a, &lora.b].map(|factor| scaled_cast(factor.clone(), 1.0, x.dtype));
-        nf4_product::Update::Factors(a, b, lora.scale)
-    });
-    Some(nf4_product::Operand::new(x, w, bias, update))
-}
-
-/// Codebook and block size that weights have in common.
-fn joint_format<R: CubeRuntime, F, I, BT>(
-    x: &CubeTensor<R>,
-    layers: &[&LinearParts<Cube<R, F, I, BT>>],
-) -> Option<(Table, usize)>
-where
-    F: burn_cubecl::FloatElement,
-    I: burn_cubecl::IntElement,
-    BT: burn_cubecl::BoolElement,
-{
-    // Bindings: what all share, and eight a layer.
-    let bindings = 2 + 8 * layers.len();
-    if dims(x)[0] != 1 || (x.client.properties().hardware.max_bindings as usize) < bindings {
-        return None;
-    }
-    let mut format = None;
-    for layer in layers {
-        let WeightParts::Nf4(w) = &layer.weight else { return None };
-        let own = (w.codebook, w.block_size);
-        if *format.get_or_insert(own) != own {
-            return None;
-        }
-    }
-    format.map(|(codebook, block_size)| (Table::Nf4(codebook), block_size))
-}
-
-/// Three layers of one token, where a kernel takes them: their outputs.
-pub(super) fn three_in_one_launch<R: CubeRuntime, F, I, BT>(
-    x: &CubeTensor<R>,
-    layers: &[LinearParts<Cube<R, F, I, BT>>],
-) -> Option<[CubeTensor<R>; 3]>
-where
-    F: burn_cubecl::FloatElement,
-    I: burn_cubecl::IntElement,
-    BT: burn_cubecl::BoolElement,
-{
-    let [first, second, third] = layers else { return None };
-    let (table, block_size) = joint_format(x, &[first, second, third])?;
-    let operands = [joint_operand(x, first)?, joint_operand(x, second)?, joint_operand(x, third)?];
-    cube(true).then(|| joint_product::three(x, &operands, table, block_size))
-}
-
-/// `act(gate(x)) ⊙ up(x)` of one token, where a kernel takes it.
-pub(super) fn gated_in_one_launch<R: CubeRuntime, F, I, BT>(
-    activation: Activation,
-    x: &CubeTensor<R>,
-    gate: &LinearParts<Cube<R, F, I, BT>>,
-    up: &LinearParts<Cube<R, F, I, BT>>,
-) -> Option<CubeTensor<R>>
-where
-    F: burn_cubecl::FloatElement,
-    I: burn_cubecl::IntElement,
-    BT: burn_cubecl::BoolElement,
-{
-    let (table, block_size) = joint_format(x, &[gate, up])?;
-    let (gate, up) = (joint_operand(x, gate)?, joint_operand(x, up)?);
-    cube(true).then(|| joint_product::gated(activation, x, &gate, &up, table, block_size))
 }
 
 pub(super) fn grad_input<R: CubeRuntime, F, I, BT>(

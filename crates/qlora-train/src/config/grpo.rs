@@ -61,6 +61,7 @@ impl Serialize for GrpoConfig {
             ("top_k", whole(sampling.top_k as u64)),
             ("min_p", float(sampling.min_p)),
             ("repetition_penalty", float(sampling.repetition_penalty)),
+            ("max_sequences", whole(self.options.max_sequences as u64)),
             ("num_iterations", whole(self.options.num_iterations)),
             ("updates_per_generation", whole(self.options.updates_per_generation)),
             ("multi_objective_aggregation", text(name_of(&AGGREGATIONS, &self.options.aggregation))),
@@ -124,6 +125,7 @@ pub(super) fn grpo(
     };
     let default = GrpoOptions::default();
     let num_generations = whole(reader, "num_generations", default.num_generations);
+    let max_sequences = whole(reader, "max_sequences", default.max_sequences);
     let num_iterations = whole(reader, "num_iterations", 1) as u64;
     let updates_per_generation = whole(reader, "updates_per_generation", 1) as u64;
     reader.unsupported(
@@ -195,6 +197,7 @@ pub(super) fn grpo(
         loss,
         num_generations,
         sampling,
+        max_sequences,
         num_iterations,
         updates_per_generation,
         scale_rewards,

@@ -12,6 +12,8 @@ pub struct GrpoOptions {
     pub num_generations: usize,
     /// How they are sampled. The temperature is that of the loss too.
     pub sampling: Sampling,
+    /// Completions that are made at the same time; the keys of more would need more memory.
+    pub max_sequences: usize,
     /// Times that a generation batch is trained on.
     pub num_iterations: u64,
     /// Optimizer steps that share a generation batch. TRL's `steps_per_generation` is this times `accumulate`.
@@ -49,6 +51,7 @@ impl Default for GrpoOptions {
             loss: LossOptions::default(),
             num_generations: 8,
             sampling: Sampling { temperature: 1.0, ..Sampling::default() },
+            max_sequences: 256,
             num_iterations: 1,
             updates_per_generation: 1,
             scale_rewards: RewardScale::Group,

@@ -175,6 +175,7 @@ impl Roller<'_> {
         let generate = GenerateOptions {
             max_new_tokens: limit,
             completions: group,
+            max_sequences: options.max_sequences,
             sampling: options.sampling,
             stop_tokens: options.stop_tokens.clone(),
             seed,
