@@ -40,6 +40,7 @@ pub(crate) struct ByteLevel {
     bytes: TokenBytes,
     decodes: bool,
     /// One for each thread that is encoding.
+    #[expect(clippy::vec_box, reason = "a scratch is large, and moves with every text")]
     scratch: Mutex<Vec<Box<Scratch>>>,
 }
 

@@ -180,7 +180,6 @@ impl Roller<'_> {
             stop_tokens: options.stop_tokens.clone(),
             seed,
             pass: Pass::default(),
-            ..GenerateOptions::default()
         };
         let mut texts = vec![String::new(); count];
         let mut failure = None;
