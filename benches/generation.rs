@@ -90,8 +90,8 @@ impl Generation {
                 }
             }
         };
-        // Kernels are compiled in a run that is not counted.
-        serve(4);
+        // Kernels are compiled in a run that is not counted: a whole one, since there are kernels for long sequences.
+        serve(self.new);
         let (first, total, steps) = serve(self.new);
         let tokens = batch * self.new;
         let step = (total - first) / (steps - 1).max(1) as f64;
