@@ -190,7 +190,11 @@ impl Read for Header {
                 )));
             }
         }
-        self.rest.read(buffer)
+        match self.rest.read(buffer)? {
+            // The crate skips fields that it does not know, and takes no notice of the end: a list of so many billion.
+            0 if !buffer.is_empty() => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            read => Ok(read),
+        }
     }
 }
 
@@ -378,6 +382,18 @@ mod tests {
         for damaged in [&b"\x15\x00\x15"[..], b"\x16\x00\x15\x02\x15\x02", b"\x15\x00\x15\x01\x15\x02", b""] {
             assert!(read_header(damaged).unwrap_err().to_string().contains("damaged"), "{damaged:?}");
         }
+    }
+
+    #[test]
+    fn a_header_does_not_go_on_beyond_the_end() {
+        // A list of two billion texts, which is not there, in a field that nobody knows.
+        let list = [&b"\x99\xf8"[..], &varint((1 << 31) - 1)].concat();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[header(10, 10), list].concat()).unwrap();
+        let mut header = Headers { file, bytes: 20 }.get_read(0).unwrap();
+        let mut bytes = Vec::new();
+        let error = header.read_to_end(&mut bytes).unwrap_err();
+        assert_eq!((error.kind(), bytes.len()), (std::io::ErrorKind::UnexpectedEof, 13));
     }
 
     #[test]
