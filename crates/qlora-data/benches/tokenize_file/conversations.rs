@@ -154,10 +154,10 @@ pub(crate) fn write(rows: usize, mut out: impl Write) -> io::Result<()> {
         for turn in 0..turns {
             let separator = if turn > 0 { ", " } else { "" };
             let _ = write!(line, "{separator}{{\"role\": \"user\", \"content\": \"");
-            let count = 5 + random.below(40);
+            let count = 5 + random.below(30);
             text(&words, count, &mut random, &mut line);
             line.push_str("\"}, {\"role\": \"assistant\", \"content\": \"");
-            let count = 10 + random.below(140);
+            let count = 10 + random.below(95);
             text(&words, count, &mut random, &mut line);
             line.push_str("\"}");
         }

@@ -1,16 +1,18 @@
 //! The tokens of pieces that were seen lately.
 
-/// Places; a power of two. The table has 1.5 MiB: what the second-level cache of a core holds.
-const PLACES: usize = 1 << 15;
+/// Places; a power of two. The table has 4 MiB for each thread.
+const PLACES: usize = 1 << 16;
 /// The longest piece that is kept.
-const LONGEST: usize = 15;
+const LONGEST: usize = 31;
 /// The most tokens of a piece that is kept.
 const MOST: usize = 7;
 
+/// As large as a line of a cache.
 #[derive(Clone, Copy)]
+#[repr(align(64))]
 struct Entry {
     /// The bytes of the piece, its length in the last; 0 for none.
-    key: u128,
+    key: [u128; 2],
     ids: [u32; MOST],
     count: u32,
 }
@@ -20,7 +22,7 @@ pub(super) struct WordCache(Box<[Entry]>);
 
 /// What stands for a piece: its bytes and its length.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Key(u128);
+pub(super) struct Key([u128; 2]);
 
 impl Key {
     /// Of the piece `start..end` of a text, unless it is too long.
@@ -30,32 +32,36 @@ impl Key {
         if length > LONGEST {
             return None;
         }
-        let bytes = match text.get(start..start + 16) {
-            // One load instead of a copy whose length varies.
-            Some(bytes) => {
-                let all = u128::from_le_bytes(bytes.try_into().expect("sixteen bytes"));
-                all & ((1 << (8 * length)) - 1)
-            }
+        // Two loads instead of a copy whose length varies, but at the end of the text.
+        let mut copy = [0; 32];
+        let bytes: &[u8; 32] = match text.get(start..start + 32).and_then(|bytes| bytes.try_into().ok()) {
+            Some(bytes) => bytes,
             None => {
-                let mut bytes = [0; 16];
-                bytes[..length].copy_from_slice(&text[start..end]);
-                u128::from_le_bytes(bytes)
+                copy[..length].copy_from_slice(&text[start..end]);
+                &copy
             }
         };
-        Some(Self(bytes | ((length as u128) << 120)))
+        let half = |at: usize| u128::from_le_bytes(bytes[at..at + 16].try_into().expect("sixteen bytes"));
+        let low_bytes = |count: usize| (1_u128 << (8 * count)) - 1;
+        let (low, high) = match length {
+            0..16 => (half(0) & low_bytes(length), 0),
+            _ => (half(0), half(16) & low_bytes(length - 16)),
+        };
+        Some(Self([low, high | ((length as u128) << 120)]))
     }
 
     #[inline(always)]
     fn place(self) -> usize {
-        let (low, high) = (self.0 as u64, (self.0 >> 64) as u64);
-        let hash = (low ^ high.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // The product mixes upwards only: fold first, and take the upper bits.
+        let fold = |half: u128| half as u64 ^ ((half >> 64) as u64).rotate_left(29);
+        let hash = (fold(self.0[0]) ^ fold(self.0[1]).rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (hash >> (64 - PLACES.ilog2())) as usize
     }
 }
 
 impl WordCache {
     pub(super) fn new() -> Self {
-        Self(vec![Entry { key: 0, ids: [0; MOST], count: 0 }; PLACES].into_boxed_slice())
+        Self(vec![Entry { key: [0; 2], ids: [0; MOST], count: 0 }; PLACES].into_boxed_slice())
     }
 
     #[inline(always)]
@@ -83,7 +89,12 @@ mod tests {
         let text = b"a word and a word\0";
         assert!(Key::of(text, 2, 6) == Key::of(text, 13, 17));
         assert!(Key::of(text, 13, 17) != Key::of(text, 13, 18));
-        assert!(Key::of(text, 0, 15).is_some() && Key::of(text, 0, 16).is_none());
+        let text = [b'x'; 64];
+        assert!(Key::of(&text, 3, 3 + LONGEST).is_some() && Key::of(&text, 3, 4 + LONGEST).is_none());
+        for length in 0..LONGEST {
+            assert!(Key::of(&text, 0, length) == Key::of(&text, 64 - length, 64), "{length}");
+            assert!(Key::of(&text, 0, length) != Key::of(&text, 0, length + 1), "{length}");
+        }
     }
 
     #[test]
