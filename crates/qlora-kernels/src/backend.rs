@@ -8,7 +8,7 @@ use crate::activation::{self, Activation};
 use crate::attention::{self, AttentionSpec};
 use crate::cross_entropy::{self, CrossEntropySpec, LossOutput, LossParts};
 use crate::device::{ActivationSizes, DeviceMemory};
-use crate::linear::{self, GradInput, LinearOutput, LinearParts, LoraParts};
+use crate::linear::{self, GradInput, LinearOutput, LoraParts};
 use crate::nf4::{self, Nf4Parts};
 use crate::norm::{self, NormOutput, RmsNormOptions, SavedNorm};
 use crate::optimizer::{self, AdamWStep};
@@ -135,27 +135,6 @@ pub trait KernelBackend: Backend {
         lora: Option<LoraParts<Self>>,
     ) -> FloatTensor<Self> {
         Self::adapted_linear(Self::gated_activation(activation, gate, up), w, bias, lora)
-    }
-
-    /// [`adapted_linear`](KernelBackend::adapted_linear) of the same rows with several weights.
-    fn adapted_linears(x: FloatTensor<Self>, layers: Vec<LinearParts<Self>>) -> Vec<FloatTensor<Self>> {
-        let layer = |LinearParts { weight, bias, lora }: LinearParts<Self>| {
-            Self::adapted_linear(x.clone(), &weight, bias, lora)
-        };
-        layers.into_iter().map(layer).collect()
-    }
-
-    /// `down(act(gate(x)) ⊙ up(x))`.
-    fn gated_mlp(
-        activation: Activation,
-        x: FloatTensor<Self>,
-        gate: LinearParts<Self>,
-        up: LinearParts<Self>,
-        down: LinearParts<Self>,
-    ) -> FloatTensor<Self> {
-        let gate = Self::adapted_linear(x.clone(), &gate.weight, gate.bias, gate.lora);
-        let up = Self::adapted_linear(x, &up.weight, up.bias, up.lora);
-        Self::gated_linear(activation, gate, up, &down.weight, down.bias, down.lora)
     }
 
     /// `y = x / sqrt(mean(x²) + ε) · w`, row by row.

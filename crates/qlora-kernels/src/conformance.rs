@@ -8,7 +8,6 @@ mod adamw8bit;
 mod cases;
 mod decoding;
 mod harness;
-mod joint;
 
 pub use adamw8bit::optimizers_8bit;
 pub use cases::{
@@ -17,7 +16,6 @@ pub use cases::{
 };
 pub use decoding::{caches, paged_attentions, rotated_caches, samplings};
 pub use harness::{Failure, Operation, check};
-pub use joint::joint_linears;
 
 /// Makes the tests of one backend: `conformance!(Backend, device, [Compute::F32, Compute::Bf16])`.
 ///
@@ -28,7 +26,7 @@ macro_rules! conformance {
     ($(#[$attribute:meta])* $backend:ty, $device:expr, $computes:expr) => {
         $crate::conformance!(@typed [$(#[$attribute])*] $backend, $device, $computes;
             linears gated_linears norms rotations activations attentions paged_attentions
-            rotated_caches joint_linears losses);
+            rotated_caches losses);
         $crate::conformance!(@plain [$(#[$attribute])*] $backend, $device;
             quantized embeddings optimizers optimizers_8bit caches samplings);
     };

@@ -209,15 +209,38 @@ impl<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> KernelBack
         linear::lora_grads(x, xa, dy, dyb, scale)
     }
 
+    // Without a backward pass nothing is kept for one.
+    fn rms_norm(x: CubeTensor<R>, weight: CubeTensor<R>, options: RmsNormOptions) -> CubeTensor<R> {
+        if !cube(norm::fits(&x, &weight, options)) {
+            return norm_reference::forward::<Self>(x, weight, options).y;
+        }
+        norm::forward(x, None, weight, options, false).y
+    }
+
+    fn add_rms_norm(
+        residual: CubeTensor<R>,
+        delta: CubeTensor<R>,
+        weight: CubeTensor<R>,
+        options: RmsNormOptions,
+    ) -> (CubeTensor<R>, CubeTensor<R>) {
+        let types = is_float(delta.dtype) && delta.dtype == options.output;
+        if types && norm::fits(&residual, &weight, options) && cube(true) {
+            let norm::Forward { sum, y, .. } = norm::forward(residual, Some(delta), weight, options, false);
+            return (sum, y);
+        }
+        let sum = Self::add_to_residual(residual, delta);
+        (sum.clone(), Self::rms_norm(sum, weight, options))
+    }
+
     fn rms_norm_forward(
         x: CubeTensor<R>,
         weight: CubeTensor<R>,
         options: RmsNormOptions,
     ) -> NormOutput<Self> {
-        if !cube(is_float(x.dtype) && is_float(options.output) && weight.dtype == DType::F32) {
+        if !cube(norm::fits(&x, &weight, options)) {
             return norm_reference::forward::<Self>(x, weight, options);
         }
-        let norm::Forward { y, kept, rstd, .. } = norm::forward(x, None, weight, options);
+        let norm::Forward { y, kept, rstd, .. } = norm::forward(x, None, weight, options, true);
         NormOutput { y, kept, rstd }
     }
 
@@ -234,13 +257,10 @@ impl<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> KernelBack
         weight: CubeTensor<R>,
         options: RmsNormOptions,
     ) -> (CubeTensor<R>, NormOutput<Self>) {
-        let types = are_floats([&residual, &delta]) && delta.dtype == options.output;
-        if types && weight.dtype == DType::F32 && cube(true) {
-            let norm::Forward { sum: Some(sum), y, kept, rstd } =
-                norm::forward(residual, Some(delta), weight, options)
-            else {
-                unreachable!("something was added");
-            };
+        let types = is_float(delta.dtype) && delta.dtype == options.output;
+        if types && norm::fits(&residual, &weight, options) && cube(true) {
+            let norm::Forward { sum, y, kept, rstd } =
+                norm::forward(residual, Some(delta), weight, options, true);
             return (sum, NormOutput { y, kept, rstd });
         }
         let sum = Self::add_to_residual(residual, delta);

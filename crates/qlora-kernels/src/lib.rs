@@ -50,9 +50,7 @@ pub use cross_entropy::{
 pub use embedding::{embedding, embedding_gradient};
 pub use greedy::greedy;
 pub use injection::inject_gradient;
-pub use linear::{
-    LinearOperands, LinearParts, LoraOperands, LoraParts, gated_linear, gated_mlp, linear, linears,
-};
+pub use linear::{LoraOperands, LoraParts, gated_linear, linear};
 pub use nf4::{AbsmaxParts, Nf4Parts, Nf4Weight};
 pub use norm::{
     NormOutput, RmsNormOptions, SavedNorm, add_rms_norm, add_to_residual, residual_dtype, rms_norm,

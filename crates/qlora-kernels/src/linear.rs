@@ -34,37 +34,6 @@ pub struct LoraParts<B: KernelBackend> {
     pub scale: f32,
 }
 
-/// A layer among those that read the same rows.
-#[derive(Clone, Debug)]
-pub struct LinearOperands<'a, B: KernelBackend> {
-    /// `[out, in]`.
-    pub weight: &'a FrozenWeight<B>,
-    /// `[out]`.
-    pub bias: Option<Tensor<B, 1>>,
-    /// The update of the weight.
-    pub lora: Option<LoraOperands<B>>,
-}
-
-/// The primitives of [`LinearOperands`].
-#[derive(Clone, Debug)]
-pub struct LinearParts<B: KernelBackend> {
-    /// `[out, in]`.
-    pub weight: WeightParts<B>,
-    /// `[out]`.
-    pub bias: Option<FloatTensor<B>>,
-    /// The update of the weight.
-    pub lora: Option<LoraParts<B>>,
-}
-
-impl<B: KernelBackend> From<LinearOperands<'_, B>> for LinearParts<B> {
-    fn from(operands: LinearOperands<'_, B>) -> Self {
-        let LinearOperands { weight, bias, lora } = operands;
-        let lora =
-            lora.map(|lora| LoraParts { a: primitive(lora.a), b: primitive(lora.b), scale: lora.scale });
-        Self { weight: weight.parts(), bias: bias.map(primitive), lora }
-    }
-}
-
 /// What the forward pass gives.
 #[derive(Clone, Debug)]
 pub struct LinearOutput<B: KernelBackend> {
@@ -100,37 +69,6 @@ pub fn linear<B: KernelBackend>(
     assert_eq!(x.dims()[1], inputs, "the weight is [{out}, {inputs}]");
     let lora = lora.map(|lora| LoraParts { a: primitive(lora.a), b: primitive(lora.b), scale: lora.scale });
     tensor(B::adapted_linear(primitive(x), &w.parts(), bias.map(primitive), lora))
-}
-
-/// [`linear()`] of the same rows with several weights, the result of each.
-///
-/// # Panics
-/// When the inner sizes differ.
-#[must_use]
-pub fn linears<B: KernelBackend>(x: Tensor<B, 2>, layers: Vec<LinearOperands<'_, B>>) -> Vec<Tensor<B, 2>> {
-    let inputs = x.dims()[1];
-    assert!(layers.iter().all(|layer| layer.weight.shape()[1] == inputs), "the weights are [out, {inputs}]");
-    let outputs = B::adapted_linears(primitive(x), layers.into_iter().map(LinearParts::from).collect());
-    outputs.into_iter().map(tensor).collect()
-}
-
-/// A gated MLP: `down(act(gate(x)) ⊙ up(x))`, differentiable as [`linears`] and [`gated_linear`] are.
-///
-/// # Panics
-/// When the inner sizes differ.
-#[must_use]
-pub fn gated_mlp<B: KernelBackend>(
-    activation: Activation,
-    x: Tensor<B, 2>,
-    gate: LinearOperands<'_, B>,
-    up: LinearOperands<'_, B>,
-    down: LinearOperands<'_, B>,
-) -> Tensor<B, 2> {
-    let inputs = x.dims()[1];
-    let ([width, gate_inputs], [up_width, up_inputs]) = (gate.weight.shape(), up.weight.shape());
-    assert_eq!([gate_inputs, up_inputs], [inputs; 2], "the weights are [out, {inputs}]");
-    assert_eq!([up_width, down.weight.shape()[1]], [width; 2], "gate, up and down share a width");
-    tensor(B::gated_mlp(activation, primitive(x), gate.into(), up.into(), down.into()))
 }
 
 /// [`linear()`] of `act(gate) ⊙ up`, differentiable with respect to gate, up, A and B.

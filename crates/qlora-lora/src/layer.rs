@@ -6,8 +6,7 @@ use burn::module::{Module, Param, ParamId};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
 use qlora_kernels::{
-    Activation, Compute, FrozenWeight, KernelBackend, LinearOperands, gated_activation, gated_linear,
-    gated_mlp, linear, linears,
+    Activation, Compute, FrozenWeight, KernelBackend, gated_activation, gated_linear, linear,
 };
 
 use crate::dropout::dropout;
@@ -148,43 +147,6 @@ impl<B: KernelBackend> AdaptedLinear<B> {
         }
     }
 
-    /// What a product needs, where the layer is one product: not with dropout, magnitudes, or an observer.
-    fn operands(&self, pass: Pass) -> Option<LinearOperands<'_, B>> {
-        let adapter = self.adapter.as_ref().filter(|_| pass.adapters && !self.is_merged());
-        let drops = adapter.is_some_and(|adapter| pass.dropout.is_some() && adapter.dropout() > 0.0);
-        let dora = adapter.is_some_and(|adapter| adapter.magnitude().is_some());
-        if drops || dora || self.observer.is_some() {
-            return None;
-        }
-        let bias = self.bias.as_ref().map(Param::val);
-        Some(LinearOperands { weight: &self.weight, bias, lora: adapter.map(LoraAdapter::operands) })
-    }
-
-    /// Applies several layers to the same rows `x` `[tokens, in]`: the result of each.
-    #[must_use]
-    pub fn forward_all(layers: &[Self], x: Tensor<B, 2>, pass: Pass) -> Vec<Tensor<B, 2>> {
-        match layers.iter().map(|layer| layer.operands(pass)).collect() {
-            Some(operands) => linears(x, operands),
-            None => layers.iter().map(|layer| layer.forward(x.clone(), pass)).collect(),
-        }
-    }
-
-    /// A gated MLP of three layers: `down(act(gate(x)) ⊙ up(x))`.
-    #[must_use]
-    pub fn forward_mlp(
-        activation: Activation,
-        x: Tensor<B, 2>,
-        [gate, up, down]: [&Self; 3],
-        pass: Pass,
-    ) -> Tensor<B, 2> {
-        let operands = [gate, up, down].map(|layer| layer.operands(pass));
-        if let [Some(gate), Some(up), Some(down)] = operands {
-            return gated_mlp(activation, x, gate, up, down);
-        }
-        let (gate, up) = (gate.forward(x.clone(), pass), up.forward(x, pass));
-        down.forward_gated(activation, gate, up, pass)
-    }
-
     /// `g ⊙ (x Wᵀ + scale · x Aᵀ Bᵀ) + b` with `g = magnitude / ‖W + scale · B A‖`, row norms through which nothing is
     /// differentiated. With dropout `x Wᵀ + (g ⊙ (z Wᵀ + scale · z Aᵀ Bᵀ) − z Wᵀ) + b`, where z is the dropped x: as
     /// PEFT has it.
@@ -224,13 +186,16 @@ impl<B: KernelBackend> AdaptedLinear<B> {
         up: Tensor<B, 2>,
         pass: Pass,
     ) -> Tensor<B, 2> {
-        match self.operands(pass) {
-            Some(LinearOperands { weight, bias, lora }) => {
-                gated_linear(activation, gate, up, weight, bias, lora)
-            }
+        let adapter = self.adapter.as_ref().filter(|_| pass.adapters && !self.is_merged());
+        let drops = adapter.is_some_and(|adapter| pass.dropout.is_some() && adapter.dropout() > 0.0);
+        let dora = adapter.is_some_and(|adapter| adapter.magnitude().is_some());
+        if drops || dora || self.observer.is_some() {
             // Dropout acts on the product, and an observer sees it.
-            None => self.forward(gated_activation(activation, gate, up), pass),
+            return self.forward(gated_activation(activation, gate, up), pass);
         }
+        let bias = self.bias.as_ref().map(Param::val);
+        let lora = adapter.map(LoraAdapter::operands);
+        gated_linear(activation, gate, up, &self.weight, bias, lora)
     }
 
     /// `W + scale · B A` in f32, rows brought to their magnitude with DoRA (the plain weight where there is no

@@ -65,18 +65,23 @@ impl<B: KernelBackend> SelfAttention<B> {
 
     /// Queries, keys and values of rows `x`.
     fn project(&self, x: Tensor<B, 2>, config: &DecoderConfig, pass: Pass) -> [Tensor<B, 2>; 3] {
-        if let [fused] = &self.qkv[..] {
-            let all = fused.forward(x, pass);
-            let queries = config.heads * config.head_dim;
-            let keys = config.kv_heads * config.head_dim;
-            return [
-                all.clone().narrow(1, 0, queries),
-                all.clone().narrow(1, queries, keys),
-                all.narrow(1, queries + keys, keys),
-            ];
+        match &self.qkv[..] {
+            [q_proj, k_proj, v_proj] => {
+                let q = q_proj.forward(x.clone(), pass);
+                let k = k_proj.forward(x.clone(), pass);
+                [q, k, v_proj.forward(x, pass)]
+            }
+            fused => {
+                let all = fused[0].forward(x, pass);
+                let queries = config.heads * config.head_dim;
+                let keys = config.kv_heads * config.head_dim;
+                [
+                    all.clone().narrow(1, 0, queries),
+                    all.clone().narrow(1, queries, keys),
+                    all.narrow(1, queries + keys, keys),
+                ]
+            }
         }
-        let outputs = AdaptedLinear::forward_all(&self.qkv, x, pass);
-        outputs.try_into().unwrap_or_else(|_| unreachable!("queries, keys and values"))
     }
 }
 

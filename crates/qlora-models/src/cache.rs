@@ -49,14 +49,14 @@ struct Sequence {
 #[derive(Debug)]
 struct CachePass<B: Backend> {
     rows: CacheRows<B>,
-    seen: Seen<B>,
+    /// `None`: they see the tokens of the pass alone.
+    seen: Option<Seen<B>>,
 }
 
+/// What is read of the cache.
 #[derive(Debug)]
 enum Seen<B: Backend> {
-    /// The tokens of the pass alone.
-    Pass,
-    /// Those and earlier ones, in these rows of the cache.
+    /// The tokens of the pass and earlier ones, in these rows.
     Rows(CacheRows<B>),
     /// One new token a sequence, and the pages of its earlier ones.
     Pages(PageTable<B>),
@@ -218,11 +218,11 @@ impl<B: KernelBackend> KvCache<B> {
                 .map(|sequence| self.sequence(*sequence))
                 .map(|held| (held.length, held.pages.as_slice()))
                 .collect();
-            Seen::Pages(PageTable::new(&table, PAGE_SIZE, &self.device))
+            Some(Seen::Pages(PageTable::new(&table, PAGE_SIZE, &self.device)))
         } else if fresh {
-            Seen::Pass
+            None
         } else {
-            Seen::Rows(CacheRows::new(visible, &self.device))
+            Some(Seen::Rows(CacheRows::new(visible, &self.device)))
         };
         self.pass = Some(CachePass { rows: CacheRows::new(rows, &self.device), seen });
         (positions, spans)
@@ -255,19 +255,16 @@ impl<B: KernelBackend> KvCache<B> {
         let layer = &mut self.layers[layer];
         let (keys, values) = append_to_cache(layer.take(), (k.clone(), v.clone()), &pass.rows);
         let out = match &pass.seen {
-            Seen::Pass => attention(q, k, v, spec),
-            Seen::Rows(rows) => attention(q, gather_rows(&keys, rows), gather_rows(&values, rows), spec),
-            Seen::Pages(table) => paged_attention(q, keys.clone(), values.clone(), table, spec),
+            None => attention(q, k, v, spec),
+            Some(seen) => seen.attend(q, &keys, &values, spec),
         };
         layer.put((keys, values));
         out
     }
-}
 
-impl<B: KernelBackend> KvCache<B> {
     /// Whether the pass under way reads keys from the cache, and not its own alone.
     pub(crate) fn is_read(&self) -> bool {
-        self.pass.as_ref().is_some_and(|pass| !matches!(pass.seen, Seen::Pass))
+        self.pass.as_ref().is_some_and(|pass| pass.seen.is_some())
     }
 
     /// As [`attend`](Self::attend), of queries and keys that are not rotated yet, in a pass that
@@ -285,13 +282,26 @@ impl<B: KernelBackend> KvCache<B> {
         let layer = &mut self.layers[layer];
         let angles = (table.cos.clone(), table.sin.clone());
         let (q, (keys, values)) = rotate_and_append(q, (k, v), angles, layer.take(), &pass.rows);
-        let out = match &pass.seen {
-            Seen::Rows(rows) => attention(q, gather_rows(&keys, rows), gather_rows(&values, rows), spec),
-            Seen::Pages(table) => paged_attention(q, keys.clone(), values.clone(), table, spec),
-            Seen::Pass => unreachable!("a pass that reads the cache"),
-        };
+        let seen = pass.seen.as_ref().expect("a pass that reads the cache");
+        let out = seen.attend(q, &keys, &values, spec);
         layer.put((keys, values));
         out
+    }
+}
+
+impl<B: KernelBackend> Seen<B> {
+    /// Attention to the keys and values of a layer that are seen.
+    fn attend(
+        &self,
+        q: Tensor<B, 2>,
+        keys: &Tensor<B, 2>,
+        values: &Tensor<B, 2>,
+        spec: &AttentionSpec,
+    ) -> Tensor<B, 2> {
+        match self {
+            Self::Rows(rows) => attention(q, gather_rows(keys, rows), gather_rows(values, rows), spec),
+            Self::Pages(table) => paged_attention(q, keys.clone(), values.clone(), table, spec),
+        }
     }
 }
 

@@ -27,13 +27,14 @@ pub struct Mlp<B: Backend> {
 
 impl<B: KernelBackend> GatedMlp<B> {
     fn forward(&self, x: Tensor<B, 2>, activation: Activation, pass: Pass) -> Tensor<B, 2> {
-        if let [gate_proj, up_proj] = &self.gate_up[..] {
-            let layers = [gate_proj, up_proj, &self.down_proj];
-            return AdaptedLinear::forward_mlp(activation, x, layers, pass);
-        }
-        let both = self.gate_up[0].forward(x, pass);
-        let width = both.dims()[1] / 2;
-        let (gate, up) = (both.clone().narrow(1, 0, width), both.narrow(1, width, width));
+        let (gate, up) = match &self.gate_up[..] {
+            [gate_proj, up_proj] => (gate_proj.forward(x.clone(), pass), up_proj.forward(x, pass)),
+            fused => {
+                let both = fused[0].forward(x, pass);
+                let width = both.dims()[1] / 2;
+                (both.clone().narrow(1, 0, width), both.narrow(1, width, width))
+            }
+        };
         self.down_proj.forward_gated(activation, gate, up, pass)
     }
 }

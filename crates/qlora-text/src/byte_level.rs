@@ -179,7 +179,8 @@ impl ByteLevel {
                 }
                 for &id in piece {
                     let next = at + self.bytes.of(id).map_or(0, <[u8]>::len);
-                    spans.push(TokenSpan { id, start: floor(text, at), end: ceil(text, next) });
+                    let (start, end) = (text.floor_char_boundary(at), text.ceil_char_boundary(next));
+                    spans.push(TokenSpan { id, start, end });
                     at = next;
                 }
             }),
@@ -268,22 +269,6 @@ impl ByteLevel {
         self.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(used);
         !unknown
     }
-}
-
-/// The start of the character that has a byte.
-fn floor(text: &str, mut at: usize) -> usize {
-    while !text.is_char_boundary(at) {
-        at -= 1;
-    }
-    at
-}
-
-/// The end of the character that has the byte before.
-fn ceil(text: &str, mut at: usize) -> usize {
-    while at < text.len() && !text.is_char_boundary(at) {
-        at += 1;
-    }
-    at
 }
 
 /// The added tokens that are looked for first, and those that come second; `None` when some have rules of their own.

@@ -16,12 +16,12 @@ use crate::{KernelBackend, activation, attention, cross_entropy, embedding, line
 
 /// How a weight of a case is held.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Held {
+enum Held {
     Dense,
     Nf4 { block_size: usize, double_quant: bool },
 }
 
-pub(super) fn weight<B: KernelBackend>(
+fn weight<B: KernelBackend>(
     held: Held,
     shape: [usize; 2],
     compute: Compute,

@@ -5,7 +5,7 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
 
 use super::reduce::{UNITS, cube_sum, scratch};
-use super::tensors::{array, dims, empty, rows, vector_width};
+use super::tensors::{array, dims, empty, is_float, rows, vector_width};
 use crate::norm::RmsNormOptions;
 
 /// What the forward kernel is compiled for.
@@ -140,20 +140,33 @@ fn weight_kernel<T: Float>(
     }
 }
 
-/// The sum, where there is something to add, the result, the rows in its type, and `rstd`.
+/// What the forward pass gives.
 pub(super) struct Forward<R: CubeRuntime> {
-    pub(super) sum: Option<CubeTensor<R>>,
+    /// What was normalised: `x`, or its sum with `delta`.
+    pub(super) sum: CubeTensor<R>,
     pub(super) y: CubeTensor<R>,
+    /// What was normalised in the type of `y`; without a backward pass in its own.
     pub(super) kept: CubeTensor<R>,
     pub(super) rstd: CubeTensor<R>,
 }
 
-/// Normalises `x`, or the sum of `x` and `delta`, which is of the type of the result.
+/// Whether [`forward`] takes this.
+pub(super) fn fits<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    weight: &CubeTensor<R>,
+    options: RmsNormOptions,
+) -> bool {
+    is_float(x.dtype) && is_float(options.output) && weight.dtype == DType::F32
+}
+
+/// Normalises `x`, or the sum of `x` and `delta`, which is of the type of the result. `trained`: there will be a
+/// backward pass.
 pub(super) fn forward<R: CubeRuntime>(
     x: CubeTensor<R>,
     delta: Option<CubeTensor<R>>,
     weight: CubeTensor<R>,
     options: RmsNormOptions,
+    trained: bool,
 ) -> Forward<R> {
     let (x, weight, delta) = (rows(x), rows(weight), delta.map(rows));
     let [count, width] = dims(&x);
@@ -161,7 +174,7 @@ pub(super) fn forward<R: CubeRuntime>(
     let vector = vector_width(width);
     // What is not used is bound all the same, to something of its own.
     let unused = |dtype| empty(&x, [1, vector], dtype);
-    let keep = x.dtype != options.output;
+    let keep = trained && x.dtype != options.output;
     let sum = if delta.is_some() { empty(&x, [count, width], x.dtype) } else { unused(x.dtype) };
     let kept = if keep { empty(&x, [count, width], options.output) } else { unused(options.output) };
     let variant = Variant { add: delta.is_some(), keep, unit_offset: options.unit_offset };
@@ -186,8 +199,8 @@ pub(super) fn forward<R: CubeRuntime>(
             [x.dtype.into(), options.output.into()],
         );
     }
-    let sum = delta.map(|_| sum);
-    let kept = if keep { kept } else { sum.clone().unwrap_or(x) };
+    let sum = if delta.is_some() { sum } else { x };
+    let kept = if keep { kept } else { sum.clone() };
     Forward { sum, y, kept, rstd }
 }
 
