@@ -1,10 +1,9 @@
 //! `d | m | fifth bits | codes[16]`, value = d code + m: 5 bits, f16 scale and minimum for 32 values.
 
-use super::rounding::{inverse_or_zero, range, to_f16, truncated_bytes, weigh_row};
-use super::searched32::Searched32;
+use super::rounding::{inverse_or_zero, range, to_f16, truncated_bytes};
+use super::searched32::{self, Searched32};
 use super::{f16_at, nibbles};
 use crate::search::Lanes;
-use crate::search::affine::{AffineFit, AffineSearch};
 
 const LEVELS: u8 = 31;
 
@@ -33,18 +32,7 @@ impl Searched32 for Q5_1 {
 
     #[inline(always)]
     fn encode_weighted<V: Lanes>(row: &[f32], importance: &[f32], blocks: &mut [Self::Block]) {
-        let mut weights = vec![0.0; row.len()];
-        weigh_row(row, importance, &mut weights);
-        let groups = row.as_chunks().0;
-        let mut fits = vec![AffineFit::default(); groups.len()];
-        AffineSearch::weighted(LEVELS).fit::<V, 32>(groups, weights.as_chunks().0, &mut fits);
-        for ((values, fit), block) in groups.iter().zip(fits).zip(blocks) {
-            let mut codes = [0; 32];
-            for (code, &x) in codes.iter_mut().zip(values) {
-                *code = fit.code(x, LEVELS);
-            }
-            write(fit.scale, fit.min, &codes, block);
-        }
+        searched32::affine_weighted::<V, _>(LEVELS, row, importance, blocks, write);
     }
 }
 
