@@ -10,8 +10,9 @@
 
 use std::time::Instant;
 
+use qlora_benches::arguments::Arguments;
 use qlora_benches::devices::{Ceiling, default_backend};
-use qlora_benches::shapes::decoder_config;
+use qlora_benches::shapes::random_model;
 use qlora_core::kernels::device::{DeviceInfo, OnDevice, on_device};
 use qlora_core::models::{Flow, Generator, GeneratorOptions, Request};
 use qlora_core::prelude::*;
@@ -30,12 +31,7 @@ impl OnDevice for Generation {
 
     fn run<B: KernelBackend>(self, device: &B::Device, name: &DeviceInfo) {
         let (compute, _) = Compute::fastest_on::<B>(device);
-        let config = decoder_config(&self.model);
-        let quantization = Quantization::Nf4(Nf4Options { double_quant: true, ..Nf4Options::default() });
-        let mut model = Decoder::<B>::random(&config, LoadOptions { quantization, compute }, 1, device);
-        model.attach(&LoraConfig { rank: 16, ..LoraConfig::default() }, 1).expect("linear layers");
-        B::sync(device).expect("the device works");
-        B::memory_cleanup(device);
+        let model = random_model::<B>(&self.model, compute, device);
         let ceiling = Ceiling::measure::<B>(device, compute, B::device_memory(device).is_some());
         B::memory_cleanup(device);
         for &batch in &self.batches {
@@ -128,25 +124,20 @@ impl Generation {
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let option = |name: &str, default: &str| {
-        let at = arguments.iter().position(|argument| argument == name);
-        at.and_then(|at| arguments.get(at + 1).cloned()).unwrap_or_else(|| default.to_owned())
-    };
-    let number = |name: &str, default: &str| option(name, default).parse::<f64>().expect("a number");
-    let backend = option("--backend", default_backend());
+    let arguments = Arguments::from_env();
+    let backend = arguments.text("--backend", default_backend());
     let gpu = backend == "cuda";
-    let batches = option("--batch", if gpu { "1,8,64,512" } else { "1,8" });
+    let batches = arguments.text("--batch", if gpu { "1,8,64,512" } else { "1,8" });
     let generation = Generation {
-        model: option("--model", if gpu { "1b" } else { "135m" }),
+        model: arguments.text("--model", if gpu { "1b" } else { "135m" }),
         batches: batches.split(',').map(|batch| batch.parse().expect("batch sizes")).collect(),
-        completions: number("--completions", "1") as usize,
-        prompt: number("--prompt", "32") as usize,
-        new: number("--new", if gpu { "256" } else { "64" }) as usize,
+        completions: arguments.count("--completions", 1),
+        prompt: arguments.count("--prompt", 32),
+        new: arguments.count("--new", if gpu { 256 } else { 64 }),
         sampling: Sampling {
-            temperature: number("--temperature", "1"),
-            top_k: number("--top-k", "0") as usize,
-            top_p: number("--top-p", "1"),
+            temperature: arguments.number("--temperature", 1.0),
+            top_k: arguments.count("--top-k", 0),
+            top_p: arguments.number("--top-p", 1.0),
             ..Sampling::default()
         },
     };

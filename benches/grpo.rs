@@ -11,8 +11,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use qlora_benches::arguments::Arguments;
 use qlora_benches::devices::default_backend;
-use qlora_benches::shapes::decoder_config;
+use qlora_benches::shapes::random_model;
 use qlora_core::kernels::device::{DeviceInfo, OnDevice, on_device};
 use qlora_core::prelude::*;
 use qlora_core::rl::{LossOptions, Reward, RewardInput, reward_fn};
@@ -36,16 +37,11 @@ impl OnDevice for Steps {
 
     fn run<B: KernelBackend>(self, device: &B::Device, name: &DeviceInfo) {
         let (compute, _) = Compute::fastest_on::<B>(device);
-        let config = decoder_config(&self.model);
-        let quantization = Quantization::Nf4(Nf4Options { double_quant: true, ..Nf4Options::default() });
-        let options = LoadOptions { quantization, compute };
-        let mut model = Decoder::<Autodiff<B>>::random(&config, options, 1, device);
-        model.attach(&LoraConfig { rank: 16, ..LoraConfig::default() }, 1).expect("linear layers");
-        B::sync(device).expect("the device works");
-        B::memory_cleanup(device);
+        let mut model = random_model::<Autodiff<B>>(&self.model, compute, device);
+        let vocabulary = model.config().vocab_size;
 
         let prompts = (0..self.prompts * self.steps as usize).map(|row| Prompt {
-            ids: (0..self.prompt).map(|i| ((row * 7919 + i * 104_729) % config.vocab_size) as u32).collect(),
+            ids: (0..self.prompt).map(|i| ((row * 7919 + i * 104_729) % vocabulary) as u32).collect(),
             text: format!("{row}").into(),
             columns: Arc::default(),
         });
@@ -99,22 +95,17 @@ impl OnDevice for Steps {
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let option = |name: &str, default: &str| {
-        let at = arguments.iter().position(|argument| argument == name);
-        at.and_then(|at| arguments.get(at + 1).cloned()).unwrap_or_else(|| default.to_owned())
-    };
-    let number = |name: &str, default: usize| option(name, &default.to_string()).parse().expect("a number");
-    let backend = option("--backend", default_backend());
+    let arguments = Arguments::from_env();
+    let backend = arguments.text("--backend", default_backend());
     let gpu = backend == "cuda";
     let steps = Steps {
-        model: option("--model", if gpu { "1b" } else { "135m" }),
-        prompts: number("--prompts", if gpu { 64 } else { 2 }),
-        group: number("--group", if gpu { 8 } else { 4 }),
-        prompt: number("--prompt", 32),
-        new: number("--new", if gpu { 256 } else { 16 }),
-        micro: number("--micro", if gpu { 16 } else { 8 }),
-        steps: number("--steps", 3) as u64,
+        model: arguments.text("--model", if gpu { "1b" } else { "135m" }),
+        prompts: arguments.count("--prompts", if gpu { 64 } else { 2 }),
+        group: arguments.count("--group", if gpu { 8 } else { 4 }),
+        prompt: arguments.count("--prompt", 32),
+        new: arguments.count("--new", if gpu { 256 } else { 16 }),
+        micro: arguments.count("--micro", if gpu { 16 } else { 8 }),
+        steps: arguments.count("--steps", 3) as u64,
     };
     on_device(&backend, None, steps).unwrap_or_else(|error| panic!("{error}"));
 }

@@ -6,6 +6,7 @@
 //! it up; `QLORA_PEER_PYTHON` names the interpreter (default `target/peers/bin/python`). Without it only
 //! ours is timed.
 
+pub mod arguments;
 pub mod devices;
 pub mod shapes;
 
@@ -14,6 +15,8 @@ use std::process::Command;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+
+use crate::arguments::Arguments;
 
 /// Times of one configuration.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -65,15 +68,15 @@ fn peak_mb() -> f64 {
 /// The `main` of a benchmark. `configurations` are names as `script` knows them, `measure` runs one.
 pub fn main(script: &str, configurations: &[&str], measure: impl Fn(&str) -> Measurement) {
     // `cargo bench` passes `--bench`; a filter may stand beside it.
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    if let [flag, name] = arguments.as_slice()
+    let arguments = Arguments::from_env();
+    if let [flag, name] = arguments.words()
         && flag == "--only"
     {
         let measurement = measure(name);
         println!("{}", serde_json::to_string(&measurement).expect("numbers"));
         return;
     }
-    let wanted = |name: &&&str| arguments.iter().all(|filter| name.contains(filter.as_str()));
+    let wanted = |name: &&&str| arguments.words().iter().all(|filter| name.contains(filter.as_str()));
     let peer = peer_python();
     if peer.is_none() {
         eprintln!("peers are not measured: benches/peers/README.md tells how to set them up\n");

@@ -13,6 +13,7 @@ use std::process::Command;
 
 use burn::backend::Autodiff;
 use burn::tensor::{DType, Distribution, Tensor};
+use qlora_benches::arguments::Arguments;
 use qlora_benches::devices::{Ceiling, default_backend, seconds};
 use qlora_core::burn;
 use qlora_core::kernels::device::{DeviceInfo, OnDevice, on_device};
@@ -347,11 +348,8 @@ fn optimizer<B: KernelBackend>(device: &B::Device, sizes: Sizes, table: &Table<'
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let option = |name: &str| {
-        let at = arguments.iter().position(|argument| argument == name)?;
-        arguments.get(at + 1).cloned()
-    };
+    let arguments = Arguments::from_env();
+    let option = |name: &str| arguments.option(name).map(str::to_owned);
     let backend = option("--backend").unwrap_or_else(|| default_backend().to_owned());
     let gpu = backend == "cuda";
     let default_sizes = if gpu { "1b,8b" } else { "135m" };

@@ -1,6 +1,7 @@
 //! Sizes of known models, for random weights.
 
 use qlora_core::models::DecoderConfig;
+use qlora_core::prelude::*;
 
 /// SmolLM2-135M, Llama-3.2-1B or Llama-3.1-8B, by their size.
 ///
@@ -28,4 +29,20 @@ pub fn decoder_config(size: &str) -> DecoderConfig {
         tie_word_embeddings: tied,
         ..DecoderConfig::default()
     }
+}
+
+/// A model of a size of [`decoder_config`]: random weights in NF4 with double quantization, and adapters of rank 16 on all
+/// linear layers. The device has no more memory taken than it needs.
+///
+/// # Panics
+/// As [`decoder_config`], and when the device fails.
+#[must_use]
+pub fn random_model<B: KernelBackend>(size: &str, compute: Compute, device: &B::Device) -> Decoder<B> {
+    let quantization = Quantization::Nf4(Nf4Options { double_quant: true, ..Nf4Options::default() });
+    let options = LoadOptions { quantization, compute };
+    let mut model = Decoder::<B>::random(&decoder_config(size), options, 1, device);
+    model.attach(&LoraConfig { rank: 16, ..LoraConfig::default() }, 1).expect("linear layers");
+    B::sync(device).expect("the device works");
+    B::memory_cleanup(device);
+    model
 }

@@ -10,8 +10,9 @@
 
 use std::time::Instant;
 
+use qlora_benches::arguments::Arguments;
 use qlora_benches::devices::default_backend;
-use qlora_benches::shapes::decoder_config;
+use qlora_benches::shapes::random_model;
 use qlora_core::data::Sample;
 use qlora_core::kernels::device::{DeviceInfo, OnDevice, on_device};
 use qlora_core::models::Checkpointing;
@@ -34,17 +35,11 @@ impl OnDevice for Training {
 
     fn run<B: KernelBackend>(self, device: &B::Device, name: &DeviceInfo) {
         let (compute, _) = Compute::fastest_on::<B>(device);
-        let config = decoder_config(&self.model);
-        let quantization = Quantization::Nf4(Nf4Options { double_quant: true, ..Nf4Options::default() });
-        let options = LoadOptions { quantization, compute };
-        let mut model = Decoder::<Autodiff<B>>::random(&config, options, 1, device);
-        model.attach(&LoraConfig { rank: 16, ..LoraConfig::default() }, 1).expect("linear layers");
-        B::sync(device).expect("the device works");
-        B::memory_cleanup(device);
+        let mut model = random_model::<Autodiff<B>>(&self.model, compute, device);
+        let vocabulary = model.config().vocab_size;
         let loaded = self.started.elapsed().as_secs_f64();
         let samples = (0..self.batch * self.steps as usize).map(|row| {
-            let ids =
-                (0..self.length).map(|i| ((row * 7919 + i * 104_729) % config.vocab_size) as u32).collect();
+            let ids = (0..self.length).map(|i| ((row * 7919 + i * 104_729) % vocabulary) as u32).collect();
             Sample::new(ids, vec![1.0; self.length], row + 1)
         });
         let data = Dataset::from_samples(samples.collect()).expect("rows");
@@ -99,26 +94,21 @@ impl OnDevice for Training {
 
 fn main() {
     let started = Instant::now();
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let option = |name: &str, default: &str| {
-        let at = arguments.iter().position(|argument| argument == name);
-        at.and_then(|at| arguments.get(at + 1).cloned()).unwrap_or_else(|| default.to_owned())
-    };
-    let number = |name: &str, default: usize| option(name, &default.to_string()).parse().expect("a number");
-    let backend = option("--backend", default_backend());
+    let arguments = Arguments::from_env();
+    let backend = arguments.text("--backend", default_backend());
     let gpu = backend == "cuda";
     let training = Training {
         started,
-        model: option("--model", if gpu { "1b" } else { "135m" }),
-        batch: number("--batch", 2),
-        length: number("--length", if gpu { 2048 } else { 128 }),
-        steps: number("--steps", 12) as u64,
-        checkpointing: match option("--checkpointing", "none").as_str() {
+        model: arguments.text("--model", if gpu { "1b" } else { "135m" }),
+        batch: arguments.count("--batch", 2),
+        length: arguments.count("--length", if gpu { 2048 } else { 128 }),
+        steps: arguments.count("--steps", 12) as u64,
+        checkpointing: match arguments.text("--checkpointing", "none").as_str() {
             "layers" => Checkpointing::Layers,
             "offload" => Checkpointing::Offload,
             _ => Checkpointing::None,
         },
-        moments: match option("--optimizer", "adamw8bit").as_str() {
+        moments: match arguments.text("--optimizer", "adamw8bit").as_str() {
             "adamw" => MomentStorage::F32,
             _ => MomentStorage::EightBit,
         },
