@@ -22,6 +22,7 @@ use qlora_core::kernels::device::{DeviceInfo, OnDevice, on_device};
 use qlora_core::prelude::*;
 use qlora_core::train::evaluate;
 use qlora_core::train::schedule::{Schedule, ScheduleKind};
+use qlora_examples::{backend_from_arguments, next_turns};
 
 const SEED: u64 = 42;
 const DRAWINGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/cows.json");
@@ -82,28 +83,18 @@ fn draw<B: KernelBackend>(
     tokenizer: &Tokenizer,
     wanted: &[&Drawing],
 ) -> Result<Vec<String>> {
-    let template = tokenizer.chat_template()?;
-    let mut prompts = Vec::new();
-    for drawing in wanted {
-        let messages = [Message::user(&drawing.caption)];
-        let input =
-            RenderInput { messages: &messages, add_generation_prompt: true, ..RenderInput::default() };
-        prompts.push(tokenizer.encode(&template.render(&input)?.text)?);
-    }
-    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-    let stop_tokens = tokenizer.eos().to_vec();
-    let options =
-        GenerateOptions { max_new_tokens: MAX_NEW_TOKENS, stop_tokens, ..GenerateOptions::default() };
+    let captions: Vec<Vec<Message>> =
+        wanted.iter().map(|drawing| vec![Message::user(&drawing.caption)]).collect();
     let mut drawn = Vec::new();
-    for completion in model.generate(&prompts, &options, &mut |_| true)? {
+    for ids in next_turns(model, tokenizer, &captions, MAX_NEW_TOKENS)? {
         // Token by token, as a chat prints it: that must be the same text, white space and all.
         let mut stream = TokenStream::new(tokenizer, true);
         let mut art = String::new();
-        for id in &completion.ids {
+        for id in &ids {
             art.push_str(&stream.push(*id)?);
         }
         art.push_str(&stream.finish()?);
-        if art != tokenizer.decode(&completion.ids, true)? {
+        if art != tokenizer.decode(&ids, true)? {
             return Err(io::Error::other(format!("streaming changes the text:\n{art}")).into());
         }
         drawn.push(art);
@@ -165,16 +156,7 @@ impl OnDevice for AsciiArt {
 
 fn main() -> Result<()> {
     let start = Instant::now();
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let backend = match arguments.as_slice() {
-        [] => "cpu",
-        [flag, backend] if flag == "--backend" => backend,
-        _ => {
-            eprintln!("usage: ascii_art [--backend cpu|cuda|vulkan|metal|webgpu]");
-            std::process::exit(2);
-        }
-    };
-    on_device(backend, None, AsciiArt { start })?
+    on_device(&backend_from_arguments("ascii_art"), None, AsciiArt { start })?
 }
 
 fn run<B: KernelBackend>(start: Instant, device: &B::Device, info: &DeviceInfo) -> Result<()> {

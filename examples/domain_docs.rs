@@ -22,7 +22,7 @@ use qlora_core::prelude::*;
 use qlora_core::train::config::PackingKind;
 use qlora_core::train::evaluate;
 use qlora_core::train::schedule::{Schedule, ScheduleKind};
-use qlora_examples::mentions;
+use qlora_examples::{backend_from_arguments, mentions, next_turns};
 
 const SEED: u64 = 42;
 const DOCUMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/brindle");
@@ -96,21 +96,10 @@ impl Knowledge {
 
 /// What the model answers to the questions, greedily.
 fn answers<B: KernelBackend>(model: &Decoder<B>, tokenizer: &Tokenizer) -> Result<Vec<String>> {
-    let template = tokenizer.chat_template()?;
-    let mut prompts = Vec::new();
-    for (question, ..) in QUESTIONS {
-        let messages = [Message::user(question)];
-        let input =
-            RenderInput { messages: &messages, add_generation_prompt: true, ..RenderInput::default() };
-        prompts.push(tokenizer.encode(&template.render(&input)?.text)?);
-    }
-    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-    let stop_tokens = tokenizer.eos().to_vec();
-    let options =
-        GenerateOptions { max_new_tokens: MAX_NEW_TOKENS, stop_tokens, ..GenerateOptions::default() };
+    let asked = QUESTIONS.map(|(question, ..)| vec![Message::user(question)]);
     let mut answers = Vec::new();
-    for completion in model.generate(&prompts, &options, &mut |_| true)? {
-        answers.push(tokenizer.decode(&completion.ids, true)?.trim().replace('\n', " "));
+    for ids in next_turns(model, tokenizer, &asked, MAX_NEW_TOKENS)? {
+        answers.push(tokenizer.decode(&ids, true)?.trim().replace('\n', " "));
     }
     Ok(answers)
 }
@@ -140,16 +129,7 @@ impl OnDevice for DomainDocs {
 
 fn main() -> Result<()> {
     let start = Instant::now();
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let backend = match arguments.as_slice() {
-        [] => "cpu",
-        [flag, backend] if flag == "--backend" => backend,
-        _ => {
-            eprintln!("usage: domain_docs [--backend cpu|cuda|vulkan|metal|webgpu]");
-            std::process::exit(2);
-        }
-    };
-    on_device(backend, None, DomainDocs { start })?
+    on_device(&backend_from_arguments("domain_docs"), None, DomainDocs { start })?
 }
 
 fn run<B: KernelBackend>(start: Instant, device: &B::Device, info: &DeviceInfo) -> Result<()> {

@@ -19,6 +19,7 @@ use qlora_core::rl::{Extract, LossOptions, NumericAnswer, PatternFormat, Reward}
 use qlora_core::train::grpo::{Grpo, GrpoOptions, Prompt, PromptSet, text_decoder};
 use qlora_core::train::schedule::{Schedule, ScheduleKind};
 use qlora_core::train::{AdamWOptions, on_step};
+use qlora_examples::backend_from_arguments;
 
 const SEED: u64 = 42;
 const STEPS: u64 = 25;
@@ -79,16 +80,7 @@ impl OnDevice for Arithmetic {
 }
 
 fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let backend = match arguments.as_slice() {
-        [] => "cpu",
-        [flag, backend] if flag == "--backend" => backend,
-        _ => {
-            eprintln!("usage: grpo_arithmetic [--backend cpu|cuda|vulkan|metal|webgpu]");
-            std::process::exit(2);
-        }
-    };
-    on_device(backend, None, Arithmetic)?
+    on_device(&backend_from_arguments("grpo_arithmetic"), None, Arithmetic)?
 }
 
 fn run<B: KernelBackend>(device: &B::Device, info: &DeviceInfo) -> Result<()> {

@@ -22,7 +22,7 @@ use qlora_core::kernels::device::{DeviceInfo, OnDevice, on_device};
 use qlora_core::prelude::*;
 use qlora_core::train::evaluate;
 use qlora_core::train::schedule::{Schedule, ScheduleKind};
-use qlora_examples::mentions;
+use qlora_examples::{backend_from_arguments, mentions, next_turns};
 
 const SEED: u64 = 42;
 const DIALOGUES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/ferrywoman.jsonl");
@@ -69,19 +69,9 @@ fn replies<B: KernelBackend>(
     tokenizer: &Tokenizer,
     conversations: &[Vec<Message>],
 ) -> Result<Vec<String>> {
-    let template = tokenizer.chat_template()?;
-    let mut prompts = Vec::new();
-    for messages in conversations {
-        let input = RenderInput { messages, add_generation_prompt: true, ..RenderInput::default() };
-        prompts.push(tokenizer.encode(&template.render(&input)?.text)?);
-    }
-    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-    let stop_tokens = tokenizer.eos().to_vec();
-    let options =
-        GenerateOptions { max_new_tokens: MAX_NEW_TOKENS, stop_tokens, ..GenerateOptions::default() };
     let mut replies = Vec::new();
-    for completion in model.generate(&prompts, &options, &mut |_| true)? {
-        replies.push(tokenizer.decode(&completion.ids, true)?.trim().to_owned());
+    for ids in next_turns(model, tokenizer, conversations, MAX_NEW_TOKENS)? {
+        replies.push(tokenizer.decode(&ids, true)?.trim().to_owned());
     }
     Ok(replies)
 }
@@ -158,16 +148,7 @@ impl OnDevice for NpcDialogue {
 
 fn main() -> Result<()> {
     let start = Instant::now();
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let backend = match arguments.as_slice() {
-        [] => "cpu",
-        [flag, backend] if flag == "--backend" => backend,
-        _ => {
-            eprintln!("usage: npc_dialogue [--backend cpu|cuda|vulkan|metal|webgpu]");
-            std::process::exit(2);
-        }
-    };
-    on_device(backend, None, NpcDialogue { start })?
+    on_device(&backend_from_arguments("npc_dialogue"), None, NpcDialogue { start })?
 }
 
 fn run<B: KernelBackend>(start: Instant, device: &B::Device, info: &DeviceInfo) -> Result<()> {

@@ -19,6 +19,7 @@ use qlora_core::hub::ProgressBars;
 use qlora_core::kernels::device::{DeviceInfo, OnDevice, on_device};
 use qlora_core::prelude::*;
 use qlora_core::train::schedule::{Schedule, ScheduleKind};
+use qlora_examples::{backend_from_arguments, next_turns};
 
 const SEED: u64 = 42;
 const TRAIN_ROWS: usize = 800;
@@ -70,21 +71,11 @@ fn answers<B: KernelBackend>(
     tokenizer: &Tokenizer,
     problems: &[Problem],
 ) -> Result<Vec<String>> {
-    let template = tokenizer.chat_template()?;
     let mut answers = Vec::new();
     for problems in problems.chunks(25) {
-        let mut prompts = Vec::new();
-        for problem in problems {
-            let messages = conversation(problem);
-            let input =
-                RenderInput { messages: &messages, add_generation_prompt: true, ..RenderInput::default() };
-            prompts.push(tokenizer.encode(&template.render(&input)?.text)?);
-        }
-        let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-        let stop_tokens = tokenizer.eos().to_vec();
-        let options = GenerateOptions { max_new_tokens: 12, stop_tokens, ..GenerateOptions::default() };
-        for completion in model.generate(&prompts, &options, &mut |_| true)? {
-            answers.push(tokenizer.decode(&completion.ids, true)?.trim().to_owned());
+        let asked: Vec<Vec<Message>> = problems.iter().map(conversation).collect();
+        for ids in next_turns(model, tokenizer, &asked, 12)? {
+            answers.push(tokenizer.decode(&ids, true)?.trim().to_owned());
         }
     }
     Ok(answers)
@@ -108,16 +99,7 @@ impl OnDevice for Quickstart {
 
 fn main() -> Result<()> {
     let start = Instant::now();
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let backend = match arguments.as_slice() {
-        [] => "cpu",
-        [flag, backend] if flag == "--backend" => backend,
-        _ => {
-            eprintln!("usage: quickstart [--backend cpu|cuda|vulkan|metal|webgpu]");
-            std::process::exit(2);
-        }
-    };
-    on_device(backend, None, Quickstart { start })?
+    on_device(&backend_from_arguments("quickstart"), None, Quickstart { start })?
 }
 
 fn run<B: KernelBackend>(start: Instant, device: &B::Device, info: &DeviceInfo) -> Result<()> {
