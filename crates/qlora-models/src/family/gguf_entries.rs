@@ -50,6 +50,11 @@ impl GgufEntries {
     }
 }
 
+/// For architectures whose entries are those that all have.
+pub(super) fn nothing_more(_: &DecoderConfig, _: &mut GgufEntries) -> Result<(), NotInGguf> {
+    Ok(())
+}
+
 /// What llama.cpp has for an architecture: it fails to load a file with more.
 #[derive(Clone, Copy)]
 pub(super) struct InLlamaCpp {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::gguf_entries::{GgufEntries, InLlamaCpp, NotInGguf};
+use super::gguf_entries::{InLlamaCpp, nothing_more};
 use super::gguf_keys::GgufKeys;
 use super::json_keys::{Defaults, JsonKeys};
 use super::names::NORMS_BEFORE;
@@ -16,7 +16,7 @@ pub(super) const SPEC: Spec = Spec {
     from_json,
     to_json,
     from_gguf,
-    to_gguf,
+    to_gguf: nothing_more,
     in_llama_cpp: InLlamaCpp { biases: true, divisors: true, ..InLlamaCpp::PLAIN },
     norms: NORMS_BEFORE,
     gguf_rows_are_interleaved: true,
@@ -48,8 +48,4 @@ fn from_gguf(keys: &GgufKeys<'_>) -> Result<DecoderConfig, ModelError> {
     let config = keys.decoder(Family::Llama, RMS_EPS)?;
     keys.whole_heads(&config)?;
     Ok(config)
-}
-
-fn to_gguf(_: &DecoderConfig, _: &mut GgufEntries) -> Result<(), NotInGguf> {
-    Ok(())
 }

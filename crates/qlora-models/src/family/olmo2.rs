@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::gguf_entries::{GgufEntries, InLlamaCpp, NotInGguf};
+use super::gguf_entries::{InLlamaCpp, nothing_more};
 use super::gguf_keys::GgufKeys;
 use super::json_keys::{Defaults, JsonKeys};
 use super::names::NORMS_AFTER;
@@ -17,7 +17,7 @@ pub(super) const SPEC: Spec = Spec {
     from_json,
     to_json,
     from_gguf,
-    to_gguf,
+    to_gguf: nothing_more,
     in_llama_cpp: InLlamaCpp { tied: false, ..InLlamaCpp::PLAIN },
     norms: NORMS_AFTER,
     gguf_rows_are_interleaved: false,
@@ -42,8 +42,4 @@ fn from_gguf(keys: &GgufKeys<'_>) -> Result<DecoderConfig, ModelError> {
     let config = keys.decoder(Family::Olmo2, RMS_EPS)?;
     keys.whole_heads(&config)?;
     Ok(computed(config))
-}
-
-fn to_gguf(_: &DecoderConfig, _: &mut GgufEntries) -> Result<(), NotInGguf> {
-    Ok(())
 }
