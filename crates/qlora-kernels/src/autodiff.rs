@@ -100,6 +100,10 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         B::reserve_activations(device, sizes);
     }
 
+    fn reserve_parameters(device: &Self::Device, elements: &[usize]) {
+        B::reserve_parameters(device, elements);
+    }
+
     fn adapted_linear(
         x: FloatTensor<Self>,
         w: &WeightParts<Self>,
@@ -241,6 +245,11 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         let (param, first, second) =
             B::adamw(param.primitive, grad.primitive, first.primitive, second.primitive, step);
         (constant::<B, C>(param), constant::<B, C>(first), constant::<B, C>(second))
+    }
+
+    fn adamw_all(tensors: Vec<[FloatTensor<Self>; 4]>, step: AdamWStep) -> Vec<[FloatTensor<Self>; 3]> {
+        let tensors = tensors.into_iter().map(|each| each.map(|t| t.primitive)).collect();
+        B::adamw_all(tensors, step).into_iter().map(|each| each.map(constant::<B, C>)).collect()
     }
 
     fn adamw8bit(

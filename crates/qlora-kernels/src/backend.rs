@@ -83,6 +83,14 @@ pub trait KernelBackend: Backend {
         let _ = (device, sizes);
     }
 
+    /// Says of how many elements the trained parameters are, so that a device can keep buffers of exactly the sizes of
+    /// gradients, moments and casts. Undone by `memory_cleanup`.
+    ///
+    /// There are hundreds of them, and pools go through all that they hold at every allocation.
+    fn reserve_parameters(device: &Self::Device, elements: &[usize]) {
+        let _ = (device, elements);
+    }
+
     /// `y = x Wᵀ + b + s (x Aᵀ) Bᵀ`: `[tokens, in]` to `[tokens, out]`. `W` and `b` are frozen.
     fn adapted_linear(
         x: FloatTensor<Self>,
@@ -333,6 +341,18 @@ pub trait KernelBackend: Backend {
         step: AdamWStep,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         optimizer::adamw_reference::<Self>(param, grad, first, second, step)
+    }
+
+    /// [`adamw`](KernelBackend::adamw) for each `[parameter, gradient, first moment, second moment]`; without the
+    /// gradients when it is done.
+    ///
+    /// A model has hundreds of trained matrices, and each launch has its price: a device may do many of them in one.
+    fn adamw_all(tensors: Vec<[FloatTensor<Self>; 4]>, step: AdamWStep) -> Vec<[FloatTensor<Self>; 3]> {
+        let one = |[param, grad, first, second]: [FloatTensor<Self>; 4]| {
+            let (param, first, second) = Self::adamw(param, grad, first, second, step);
+            [param, first, second]
+        };
+        tensors.into_iter().map(one).collect()
     }
 
     /// One step of AdamW with 8-bit moments: the new parameter and the new first and second moments.

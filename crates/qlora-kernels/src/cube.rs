@@ -25,6 +25,7 @@ use burn::tensor::DType;
 use burn::tensor::backend::Backend;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
+use cubecl::prelude::ComputeClient;
 
 use self::tensors::{are_floats, is_float};
 use crate::KernelBackend;
@@ -38,7 +39,7 @@ use crate::nf4::{self as nf4_reference, AbsmaxParts, Nf4Parts};
 use crate::norm::{self as norm_reference, NormOutput, RmsNormOptions, SavedNorm};
 use crate::optimizer::{self as optimizer_reference, AdamWStep};
 use crate::paged::{CacheRows, PageTable};
-use crate::quantized8::Quantized8Parts;
+use crate::quantized8::{BLOCK, Quantized8Parts};
 use crate::sampling::Draw;
 use crate::tier::cube;
 use crate::weight::{Compute, WeightParts};
@@ -104,6 +105,13 @@ impl<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> loss::Head
     }
 }
 
+/// A size that was once given persistent memory gets it ever after.
+fn keep_sizes<R: CubeRuntime>(client: &ComputeClient<R>, bytes: Vec<usize>) {
+    let _ = client.memory_persistent_allocation(bytes, |bytes: Vec<usize>| {
+        bytes.into_iter().for_each(|bytes| drop(client.empty(bytes)));
+    });
+}
+
 impl<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> KernelBackend for Cube<R, F, I, BT> {
     fn computes_in(device: &Self::Device, compute: Compute) -> bool {
         // The CUDA runtime knows bf16 on every GPU, which those before Ampere emulate.
@@ -167,10 +175,13 @@ impl<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> KernelBack
         bytes.extend(sizes.weights.iter().map(|elements| element * elements));
         // The gradient of the loss in f32, sums and statistics of rows.
         bytes.extend([4 * tokens * hidden, 4 * tokens * heads, 4 * tokens]);
-        // A size that was once given persistent memory gets it ever after.
-        let _ = client.memory_persistent_allocation(bytes, |bytes: Vec<usize>| {
-            bytes.into_iter().for_each(|bytes| drop(client.empty(bytes)));
-        });
+        keep_sizes(&client, bytes);
+    }
+
+    fn reserve_parameters(device: &Self::Device, elements: &[usize]) {
+        // f32, a half for products, codes of 8-bit moments and their scales.
+        let bytes = elements.iter().flat_map(|n| [4 * n, 2 * n, *n, 4 * n.div_ceil(BLOCK)]);
+        keep_sizes(&R::client(device), bytes.collect());
     }
 
     fn linear_forward(
@@ -440,6 +451,19 @@ impl<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> KernelBack
             return optimizer_reference::adamw_reference::<Self>(param, grad, first, second, step);
         }
         optimizer::adamw(param, grad, first, second, step)
+    }
+
+    fn adamw_all(tensors: Vec<[CubeTensor<R>; 4]>, step: AdamWStep) -> Vec<[CubeTensor<R>; 3]> {
+        #[cfg(feature = "cuda")]
+        let tensors = match optimizer::adamw_all(tensors, step) {
+            Ok(done) => return done,
+            Err(tensors) => tensors,
+        };
+        let one = |[param, grad, first, second]: [CubeTensor<R>; 4]| {
+            let (param, first, second) = Self::adamw(param, grad, first, second, step);
+            [param, first, second]
+        };
+        tensors.into_iter().map(one).collect()
     }
 
     fn adamw8bit(

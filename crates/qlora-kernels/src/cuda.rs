@@ -6,6 +6,7 @@
 mod architecture;
 mod attention;
 mod linear;
+mod optimizer;
 mod products;
 mod source;
 
@@ -13,6 +14,7 @@ use std::any::Any;
 
 pub(crate) use attention::{BackwardInputs, attention_backward, attention_forward};
 pub(crate) use linear::{Factors, forward, grad_input, logits, lora_grads};
+pub(crate) use optimizer::{adamw, squares};
 
 /// A value as what it is: `None` where the two types are different, as tensors of another runtime are.
 fn same<A: 'static, B: 'static>(value: A) -> Option<B> {

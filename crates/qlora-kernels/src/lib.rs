@@ -55,7 +55,7 @@ pub use nf4::{AbsmaxParts, Nf4Parts, Nf4Weight};
 pub use norm::{
     NormOutput, RmsNormOptions, SavedNorm, add_rms_norm, add_to_residual, residual_dtype, rms_norm,
 };
-pub use optimizer::{AdamWStep, adamw, adamw8bit, sum_of_squares};
+pub use optimizer::{AdamWStep, adamw, adamw_all, adamw8bit, sum_of_squares};
 pub use paged::{CacheRows, PageTable, append_to_cache, gather_rows, paged_attention, rotate_and_append};
 pub use quantized8::{Quantized8, Quantized8Parts};
 pub use rope::rope;

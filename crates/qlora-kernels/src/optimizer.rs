@@ -44,6 +44,16 @@ pub fn adamw<B: KernelBackend, const D: usize>(
     (tensor(param), tensor(first), tensor(second))
 }
 
+/// [`adamw`] for each `[parameter, gradient, first moment, second moment]`: the new parameters and moments.
+#[must_use]
+pub fn adamw_all<B: KernelBackend, const D: usize>(
+    tensors: Vec<[Tensor<B, D>; 4]>,
+    step: AdamWStep,
+) -> Vec<[Tensor<B, D>; 3]> {
+    let tensors = tensors.into_iter().map(|each| each.map(primitive)).collect();
+    B::adamw_all(tensors, step).into_iter().map(|each| each.map(tensor)).collect()
+}
+
 /// One step of AdamW with moments in eight bits, as the CUDA kernels of bitsandbytes do it. With `c = √(1−β₂ᵗ)`:
 ///
 /// `m ← β₁m + (1−β₁)g`; `v ← β₂v + (1−β₂)g²`; `p ← p − lr·c/(1−β₁ᵗ) · m / (√v + c·ε)`; **then** `p ← p (1 − lr·wd)`.

@@ -3,6 +3,7 @@
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
+use qlora_kernels::device::persistent;
 use qlora_kernels::{Compute, KernelBackend, LoraOperands};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -85,7 +86,9 @@ impl<B: Backend> LoraAdapter<B> {
     ) -> Self {
         let AdapterFactors { a, b, rank, inputs, outputs, magnitude } = factors;
         let param = |values: Vec<f32>, shape: [usize; 2]| {
-            let values = Tensor::from_data(TensorData::new(values, shape), (device, DType::F32));
+            let values = persistent::<B, _, _>(device, TensorData::new(values, shape), |values| {
+                Tensor::from_data(values, (device, DType::F32))
+            });
             Param::initialized(ParamId::new(), values.require_grad())
         };
         Self {

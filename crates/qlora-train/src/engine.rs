@@ -235,10 +235,11 @@ impl<'a, B: TrainBackend, M: AutodiffModule<B> + Trainable<B>> Engine<'a, B, M> 
 
     /// A new run, or the one in the directory from its newest checkpoint on.
     fn start<O: Objective<B, M>>(&mut self, model: &mut M, objective: &mut O) -> Result<Run<B>, TrainError> {
+        let memory = StepMemory::start::<B>(model);
         let mut run = Run {
             state: RunState { data: objective.fingerprint(), ..RunState::default() },
             optimizer: AdamW::new(self.options.optimizer, model),
-            memory: StepMemory::default(),
+            memory,
             metrics: None,
             samples: None,
             checkpoint: None,

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use burn::tensor::{DType, Tensor, TensorData};
-use qlora_kernels::{AdamWStep, KernelBackend, Quantized8, TrainBackend, adamw, adamw8bit};
+use qlora_kernels::{AdamWStep, KernelBackend, Quantized8, TrainBackend, adamw_all, adamw8bit};
 use qlora_quant::{DynamicMap, dynamic_map};
 
 use crate::Trainable;
@@ -105,27 +105,43 @@ impl<B: TrainBackend> AdamW<B> {
             step: usize::try_from(step).unwrap_or(usize::MAX),
             grad_scale,
         };
-        let mut updated = Vec::with_capacity(self.moments.len());
-        // Everything is given away, so that the kernel has each tensor to itself and can update in place.
+        // Everything is given away, so that the kernels have each tensor to themselves and can update in place. Those
+        // with f32 moments are updated all at once; a parameter that waits is meanwhile this one.
+        let mut waiting: Option<Tensor<B, 2>> = None;
+        let (mut together, mut updated) = (Vec::new(), Vec::with_capacity(self.moments.len()));
         let mut pairs = gradients.into_iter().zip(self.moments.drain(..));
         model.update_parameters(&mut |_, parameter| {
             let (gradient, moments) = pairs.next().expect("one gradient and state a parameter");
-            let (parameter, moments) = match moments {
+            match moments {
                 Moments::F32([first, second]) => {
-                    let (parameter, first, second) = adamw(parameter.inner(), gradient, first, second, step);
-                    (parameter, Moments::F32([first, second]))
+                    let device = parameter.device();
+                    together.push([parameter.inner(), gradient, first, second]);
+                    updated.push(None);
+                    waiting.get_or_insert_with(|| Tensor::zeros([1, 1], &device)).clone()
                 }
                 Moments::EightBit([first, second]) => {
                     let (parameter, first, second) =
                         adamw8bit(parameter.inner(), gradient, first, second, step);
-                    (parameter, Moments::EightBit([first, second]))
+                    updated.push(Some(Moments::EightBit([first, second])));
+                    Tensor::from_inner(parameter)
                 }
-            };
-            updated.push(moments);
-            Tensor::from_inner(parameter)
+            }
         });
         drop(pairs);
-        self.moments = updated;
+        let mut done = adamw_all(together, step).into_iter();
+        let mut updated = updated.into_iter();
+        model.update_parameters(&mut |_, parameter| {
+            let moments = updated.next().expect("a state a parameter");
+            let (parameter, moments) = match moments {
+                Some(moments) => (parameter, moments),
+                None => {
+                    let [parameter, first, second] = done.next().expect("all that waited are done");
+                    (Tensor::from_inner(parameter), Moments::F32([first, second]))
+                }
+            };
+            self.moments.push(moments);
+            parameter
+        });
     }
 
     /// The first and the second moments on the host, with the names of their parameters.

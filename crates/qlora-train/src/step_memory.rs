@@ -1,5 +1,7 @@
 //! The memory of training steps: exact buffers while batches are of one size, and the peak.
 
+use std::collections::BTreeSet;
+
 use burn::tensor::backend::Backend as _;
 use qlora_kernels::{KernelBackend, TrainBackend};
 
@@ -19,6 +21,14 @@ pub(crate) struct StepMemory {
 }
 
 impl StepMemory {
+    /// Before the optimizer makes its moments.
+    pub(crate) fn start<B: TrainBackend>(model: &impl Trainable<B>) -> Self {
+        if let Some(device) = device(model) {
+            reserve_parameters(model, &device);
+        }
+        Self::default()
+    }
+
     /// Before a step whose micro-batches have so many tokens.
     ///
     /// Buffers of exact sizes waste nothing, but fit nothing else: they are kept while all micro-batches are of one
@@ -37,11 +47,11 @@ impl StepMemory {
         }
         let Some(device) = device(model) else { return };
         if self.reserved.take().is_some() {
-            B::InnerBackend::memory_cleanup(&device);
+            clean_up(model, &device);
         } else if let Some(tokens) = uniform.filter(|_| !started || last == uniform)
             && let Some(sizes) = model.activation_sizes(tokens)
         {
-            B::InnerBackend::memory_cleanup(&device);
+            clean_up(model, &device);
             B::InnerBackend::reserve_activations(&device, &sizes);
             self.reserved = uniform;
         }
@@ -53,7 +63,7 @@ impl StepMemory {
         (self.reserved, self.started) = (None, false);
         self.peak_mb::<B>(model);
         if let Some(device) = device(model) {
-            B::InnerBackend::memory_cleanup(&device);
+            clean_up(model, &device);
         }
     }
 
@@ -70,6 +80,20 @@ impl StepMemory {
             None => peak_memory_mb(),
         }
     }
+}
+
+/// Gives back what is not in use, but for the sizes that every step needs.
+fn clean_up<B: TrainBackend>(model: &impl Trainable<B>, device: &B::Device) {
+    B::InnerBackend::memory_cleanup(device);
+    reserve_parameters(model, device);
+}
+
+fn reserve_parameters<B: TrainBackend>(model: &impl Trainable<B>, device: &B::Device) {
+    let mut elements = BTreeSet::new();
+    model.visit_parameters(&mut |_, parameter| {
+        elements.insert(parameter.shape().num_elements());
+    });
+    B::InnerBackend::reserve_parameters(device, &elements.into_iter().collect::<Vec<_>>());
 }
 
 /// Where the model is: where its first parameter is.

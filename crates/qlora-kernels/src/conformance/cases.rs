@@ -521,5 +521,49 @@ pub fn optimizers<B: KernelBackend>(device: &B::Device) -> Result<(), Failure> {
     let squares: f64 = x.iter().chain(&expected).map(|v| v * v).sum();
     let found = optimizer::sum_of_squares(vec![upload(&x), upload(&expected)]);
     expect("sum of squares", (found / squares - 1.0).abs() < 1e-6)?;
-    expect("sum of no squares", optimizer::sum_of_squares::<B, 2>(Vec::new()) == 0.0)
+    expect("sum of no squares", optimizer::sum_of_squares::<B, 2>(Vec::new()) == 0.0)?;
+    optimizers_of_many::<B>(device)
+}
+
+/// Many tensors at once, of ragged sizes, more than a launch takes: as each of them alone.
+fn optimizers_of_many<B: KernelBackend>(device: &B::Device) -> Result<(), Failure> {
+    let upload = |values: &[f64]| {
+        let shape = [1, values.len()];
+        let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+        Tensor::<B, 2>::from_data(TensorData::new(values, shape), (device, DType::F32))
+    };
+    let values = |t: Tensor<B, 2>| t.into_data().iter::<f64>().collect::<Vec<_>>();
+    let step = AdamWStep {
+        learning_rate: 0.01,
+        beta1: 0.8,
+        beta2: 0.9,
+        eps: 1e-6,
+        weight_decay: 0.3,
+        step: 2,
+        grad_scale: 0.5,
+    };
+    let inputs: Vec<[Vec<f64>; 4]> = (0..37u64)
+        .map(|i| {
+            let count = 1 + (i as usize * 389) % 3001;
+            let second = noise(count, 4 * i + 3).into_iter().map(f64::abs).collect();
+            [noise(count, 4 * i), noise(count, 4 * i + 1), noise(count, 4 * i + 2), second]
+        })
+        .collect();
+    let uploaded = || inputs.iter().map(|each| each.each_ref().map(|values| upload(values)));
+    let together = optimizer::adamw_all(uploaded().collect(), step);
+    for (number, (together, [param, grad, first, second])) in together.into_iter().zip(uploaded()).enumerate()
+    {
+        let (param, first, second) = optimizer::adamw(param, grad, first, second, step);
+        for (name, together, alone) in [
+            ("parameter", &together[0], param),
+            ("first moment", &together[1], first),
+            ("second moment", &together[2], second),
+        ] {
+            let error = relative_error(&values(together.clone()), &values(alone));
+            expect(&format!("AdamW of many, {name} {number}"), error < 1e-6)?;
+        }
+    }
+    let squares: f64 = inputs.iter().flat_map(|[param, ..]| param).map(|v| v * v).sum();
+    let found = optimizer::sum_of_squares(uploaded().map(|[param, ..]| param).collect());
+    expect("sum of squares of many", (found / squares - 1.0).abs() < 1e-6)
 }

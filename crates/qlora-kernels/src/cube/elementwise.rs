@@ -276,6 +276,71 @@ pub(crate) fn scaled_cast<R: CubeRuntime>(x: CubeTensor<R>, scale: f32, dtype: D
     out
 }
 
+#[cfg(feature = "cuda")]
+#[cube(launch_unchecked)]
+fn cast_factors_kernel<S: Float, T: Float>(
+    a: &Array<S>,
+    b: &Array<S>,
+    a_out: &mut Array<T>,
+    b_out: &mut Array<T>,
+    a_scale: f32,
+    b_scale: f32,
+    a_count: usize,
+    b_count: usize,
+    outputs: usize,
+    #[comptime] transposed: bool,
+    #[define(S, T)] _dtypes: [StorageType; 2],
+) {
+    let i = ABSOLUTE_POS;
+    if i < a_count {
+        a_out[i] = T::cast_from(f32::cast_from(a[i]) * a_scale);
+    } else if i < a_count + b_count {
+        let j = i - a_count;
+        let mut from = j;
+        if transposed {
+            from = (j % outputs) * (b_count / outputs) + j / outputs;
+        }
+        b_out[j] = T::cast_from(f32::cast_from(b[from]) * b_scale);
+    }
+}
+
+/// The factors of an update, `A` `[rank, in]` and `B` `[out, rank]`, each scaled, in another type, by one launch; `B`
+/// as `[rank, out]` where `transposed`.
+#[cfg(feature = "cuda")]
+pub(crate) fn cast_factors<R: CubeRuntime>(
+    (a, a_scale): (CubeTensor<R>, f32),
+    (b, b_scale): (CubeTensor<R>, f32),
+    transposed: bool,
+    dtype: DType,
+) -> (CubeTensor<R>, CubeTensor<R>) {
+    let (a, b) = (rows(a), rows(b));
+    let [outputs, rank] = dims(&b);
+    let a_out = empty(&a, a.shape(), dtype);
+    let b_out = empty(&b, if transposed { [rank, outputs] } else { [outputs, rank] }, dtype);
+    let (a_count, b_count) = (a.shape().num_elements(), outputs * rank);
+    let (count, dim) = flat(&a.client, a_count + b_count);
+    // SAFETY: units beyond the elements do nothing.
+    unsafe {
+        cast_factors_kernel::launch_unchecked::<R>(
+            &a.client,
+            count,
+            dim,
+            array(&a, 1),
+            array(&b, 1),
+            array(&a_out, 1),
+            array(&b_out, 1),
+            a_scale,
+            b_scale,
+            a_count,
+            b_count,
+            outputs,
+            transposed,
+            [a.dtype.into(), dtype.into()],
+        );
+    }
+    (a_out, b_out)
+}
+
 #[cube(launch_unchecked)]
 fn add_to_residual_kernel<S: Float, T: Float, N: Size>(
     residual: &Array<Vector<S, N>>,

@@ -48,18 +48,25 @@ fn adamw_kernel(
     }
 }
 
-fn constants<R: CubeRuntime>(step: AdamWStep) -> ConstantsLaunch<R> {
+/// β₁, β₂, ε, the decay, the rate, the correction and the scale of gradients: [`Constants`] in their order.
+fn numbers(step: AdamWStep) -> [f32; 7] {
     let t = i32::try_from(step.step).unwrap_or(i32::MAX);
     let (correction1, correction2) = (1.0 - step.beta1.powi(t), 1.0 - step.beta2.powi(t));
-    ConstantsLaunch::new(
-        step.beta1 as f32,
-        step.beta2 as f32,
-        step.eps as f32,
-        (1.0 - step.learning_rate * step.weight_decay) as f32,
-        (step.learning_rate / correction1) as f32,
-        (1.0 / correction2.sqrt()) as f32,
-        step.grad_scale as f32,
-    )
+    [
+        step.beta1,
+        step.beta2,
+        step.eps,
+        1.0 - step.learning_rate * step.weight_decay,
+        step.learning_rate / correction1,
+        1.0 / correction2.sqrt(),
+        step.grad_scale,
+    ]
+    .map(|number| number as f32)
+}
+
+fn constants<R: CubeRuntime>(step: AdamWStep) -> ConstantsLaunch<R> {
+    let [beta1, beta2, eps, decay, rate, correction, grad_scale] = numbers(step);
+    ConstantsLaunch::new(beta1, beta2, eps, decay, rate, correction, grad_scale)
 }
 
 /// One step, in place where nobody else holds the tensors.
@@ -88,6 +95,22 @@ pub(super) fn adamw<R: CubeRuntime>(
         );
     }
     (param, first, second)
+}
+
+/// One step on all of `[param, grad, first, second]`, many to a launch, in place where nobody else holds the tensors;
+/// the tensors themselves where no kernel does that.
+#[cfg(feature = "cuda")]
+pub(super) fn adamw_all<R: CubeRuntime>(
+    tensors: Vec<[CubeTensor<R>; 4]>,
+    step: AdamWStep,
+) -> Result<Vec<[CubeTensor<R>; 3]>, Vec<[CubeTensor<R>; 4]>> {
+    let mine =
+        |[param, grad, first, second]: [CubeTensor<R>; 4]| [own(param), rows(grad), own(first), own(second)];
+    let tensors: Vec<_> = tensors.into_iter().map(mine).collect();
+    if !crate::cuda::adamw(&tensors, numbers(step)) {
+        return Err(tensors);
+    }
+    Ok(tensors.into_iter().map(|[param, _, first, second]| [param, first, second]).collect())
 }
 
 /// Words of a block of 8-bit codes.
@@ -268,10 +291,15 @@ fn squares_kernel(x: &Array<f32>, partial: &mut Array<f32>, count: usize, at: us
 
 /// `Σ x²` of all tensors together: one read for all.
 pub(super) fn sum_of_squares<R: CubeRuntime>(tensors: Vec<CubeTensor<R>>) -> f64 {
+    let tensors: Vec<_> = tensors.into_iter().map(rows).collect();
     let Some(first) = tensors.first() else { return 0.0 };
-    let partial = empty(first, [tensors.len() * CUBES], DType::F32);
     let client = first.client.clone();
-    for (index, tensor) in tensors.into_iter().map(rows).enumerate() {
+    #[cfg(feature = "cuda")]
+    if let Some(partial) = crate::cuda::squares(&tensors) {
+        return total(&client, partial);
+    }
+    let partial = empty(first, [tensors.len() * CUBES], DType::F32);
+    for (index, tensor) in tensors.into_iter().enumerate() {
         // SAFETY: units beyond the elements add nothing; a slot a cube.
         unsafe {
             squares_kernel::launch_unchecked::<R>(
@@ -285,6 +313,11 @@ pub(super) fn sum_of_squares<R: CubeRuntime>(tensors: Vec<CubeTensor<R>>) -> f64
             );
         }
     }
+    total(&client, partial)
+}
+
+/// The sum of partial sums, on the host.
+fn total<R: CubeRuntime>(client: &ComputeClient<R>, partial: CubeTensor<R>) -> f64 {
     let bytes = client.read_one_unchecked(partial.handle);
     f32::from_bytes(&bytes).iter().map(|sum| f64::from(*sum)).sum()
 }

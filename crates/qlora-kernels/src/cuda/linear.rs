@@ -7,7 +7,7 @@ use cubecl_cuda::CudaRuntime;
 use super::architecture::architecture;
 use super::products::{Right, gemm, gemm_fits, is_narrow, narrow_columns, narrow_fits, narrow_rows};
 use super::same;
-use crate::cube::elementwise::scaled_cast;
+use crate::cube::elementwise::{cast_factors, scaled_cast};
 use crate::cube::tensors::{dims, rows};
 use crate::tier::native_over_cube;
 
@@ -51,8 +51,8 @@ pub(crate) fn forward<R: CubeRuntime>(
         let y = gemm(&x, Right::Rows(&weight), None, bias.as_ref(), x.dtype);
         return Some((same(y)?, None));
     };
-    let a = same(scaled_cast(lora.a.clone(), 1.0, x.dtype))?;
-    let b = same(scaled_cast(lora.b.clone(), lora.scale, x.dtype))?;
+    let (a, b) = cast_factors((lora.a.clone(), 1.0), (lora.b.clone(), lora.scale), false, x.dtype);
+    let (a, b) = (same(a)?, same(b)?);
     let xa = narrow_rows(&x, &a);
     let y = gemm(&x, Right::Rows(&weight), Some((&xa, Right::Rows(&b))), bias.as_ref(), x.dtype);
     Some((same(y)?, Some(same(xa)?)))
@@ -73,9 +73,8 @@ pub(crate) fn grad_input<R: CubeRuntime>(
         return Some((same(gemm(&dy, Right::Columns(&weight), None, None, dy.dtype))?, None));
     };
     // B is [out, rank]; the narrow product wants its rows along the contraction.
-    let b = rows(crate::cube::matmul::transposed(scaled_cast(lora.b.clone(), 1.0, dy.dtype)));
-    let b = same(b)?;
-    let a = same(scaled_cast(lora.a.clone(), lora.scale, dy.dtype))?;
+    let (a, b) = cast_factors((lora.a.clone(), lora.scale), (lora.b.clone(), 1.0), true, dy.dtype);
+    let (a, b) = (same(a)?, same(b)?);
     let dyb = narrow_rows(&dy, &b);
     let dx = gemm(&dy, Right::Columns(&weight), Some((&dyb, Right::Columns(&a))), None, dy.dtype);
     Some((same(dx)?, Some(same(dyb)?)))

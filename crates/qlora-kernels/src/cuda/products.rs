@@ -183,7 +183,8 @@ pub(super) fn narrow_columns(x: &Tensor, y: &Tensor, factor: f32, transposed: bo
         true => (p.div_ceil(64), 2 * multiprocessors(&x.device), 2048 * tile),
         false => (p.div_ceil(128), 2 * multiprocessors(&x.device), 6 * (8192 + 64 * tile)),
     };
-    let splits = (most / tiles).min(m.div_ceil(128)).max(1);
+    // A second launch to add up the parts is worth it for many rows only.
+    let splits = (most / tiles).min(m / 256).max(1);
     let defines = vec![
         ("IS_BF16", usize::from(x.dtype == DType::BF16)),
         ("R_TILE", tile),

@@ -26,8 +26,8 @@
 //     R_TILE >= 64: tiles = ceil(P / 128), dynamic shared memory 6 * (8192 + 64 * R_TILE) bytes.
 //   splits == 1: OUT is C. Otherwise OUT is an f32 workspace of splits * R * P values that needs no
 //   initialisation, and reduce_partials makes C of it.
-//   A good choice is splits = max(1, min(2 * SMs / tiles, ceil(M / 128))), rounded down: two blocks for
-//   each multiprocessor.
+//   A good choice is splits = max(1, min(2 * SMs / tiles, M / 256)), rounded down: two blocks for each
+//   multiprocessor, and no second launch for few rows.
 // reduce_partials: pointers WORKSPACE, C; info as for skinny_tn.
 //   Block 256, grid ceil(P * R / 1024), no shared memory.
 
