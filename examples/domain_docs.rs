@@ -27,8 +27,8 @@ use qlora_examples::{backend_from_arguments, mentions, next_turns};
 const SEED: u64 = 42;
 const DOCUMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/brindle");
 /// Longer documents are cut; about four characters are a token.
-const MAX_CHARS: usize = 1000;
-const EPOCHS: u64 = 12;
+const MAX_CHARS: usize = 400;
+const EPOCHS: u64 = 25;
 const TOKENS_PER_BATCH: usize = 512;
 const LEARNING_RATE: f64 = 1e-3;
 const MAX_NEW_TOKENS: usize = 40;
