@@ -28,7 +28,7 @@ const SEED: u64 = 42;
 const DOCUMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/brindle");
 /// Longer documents are cut; about four characters are a token.
 const MAX_CHARS: usize = 400;
-const EPOCHS: u64 = 25;
+const EPOCHS: u64 = 18;
 const TOKENS_PER_BATCH: usize = 512;
 const LEARNING_RATE: f64 = 1e-3;
 const MAX_NEW_TOKENS: usize = 40;

@@ -4,6 +4,8 @@ mod csv_rows;
 mod json_list;
 mod jsonl;
 #[cfg(feature = "parquet")]
+mod parquet_footer;
+#[cfg(feature = "parquet")]
 mod parquet_guard;
 #[cfg(feature = "parquet")]
 mod parquet_rows;

@@ -4,6 +4,7 @@
 //! many entries a dictionary has, how many lengths a delta-encoded page begins with. A few bytes could ask for gigabytes.
 //! Here headers are looked at before the crate reads them, and pages before it decodes them.
 
+use super::parquet_footer::children_are_there;
 use bytes::Bytes;
 use parquet::basic::{Encoding, Type};
 use parquet::bloom_filter::Sbbf;
@@ -23,7 +24,7 @@ const PAGE_BYTES: u64 = 16 << 20;
 /// How many times its packed size a larger page may take.
 const PAGE_RATIO: u64 = 1024;
 /// How many rows any file may have, and how many more for each of its bytes: rows that repeat take almost no room.
-const ROWS: u64 = 1 << 16;
+const ROWS: u64 = 1 << 14;
 const ROWS_A_BYTE: u64 = 64;
 /// How deep columns may be nested: the crate reads them by recursion.
 const DEEPEST: usize = 32;
@@ -40,8 +41,15 @@ pub(super) struct Guarded {
 
 impl Guarded {
     pub(super) fn open(file: File) -> Result<Self> {
-        let metadata = ParquetMetaDataReader::new().parse_and_finish(&file)?;
         let bytes = file.len();
+        if let Some(footer) = footer(&file, bytes)? {
+            match children_are_there(&footer) {
+                Some(true) => {}
+                Some(false) => return Err(claim("its schema claims more columns than it names")),
+                None => return Err(claim("its footer is damaged")),
+            }
+        }
+        let metadata = ParquetMetaDataReader::new().parse_and_finish(&file)?;
         let schema = metadata.file_metadata().schema_descr();
         if schema.num_columns() == 0 {
             return Err(claim("it has no columns"));
@@ -76,6 +84,19 @@ impl Guarded {
             return Err(claim(format!("it claims {rows} rows in {bytes} bytes")));
         }
         Ok(Self { file: Arc::new(Headers { file, bytes }), metadata })
+    }
+}
+
+/// The bytes of the footer; `None` where the file's end is not that of a Parquet file, which the crate says better.
+fn footer(file: &File, bytes: u64) -> Result<Option<Bytes>> {
+    /// The length of the footer, and `PAR1`.
+    const END: u64 = 8;
+    let Some(end) = bytes.checked_sub(END) else { return Ok(None) };
+    let last = file.get_bytes(end, END as usize)?;
+    let length = u32::from_le_bytes([last[0], last[1], last[2], last[3]]);
+    match end.checked_sub(u64::from(length)) {
+        Some(start) if last.ends_with(b"PAR1") => file.get_bytes(start, length as usize).map(Some),
+        _ => Ok(None),
     }
 }
 
@@ -300,7 +321,7 @@ fn behind_numbers(values: &[u8], most: u32) -> Result<&[u8]> {
 }
 
 /// A number of seven bits a byte, the lowest first.
-fn number(bytes: &mut &[u8]) -> Option<u64> {
+pub(super) fn number(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0_u64;
     for shift in (0..63).step_by(7) {
         let (&byte, rest) = bytes.split_first()?;

@@ -33,12 +33,17 @@ impl Iterator for Rows {
 
     fn next(&mut self) -> Option<Self::Item> {
         let rows = self.rows.as_mut()?;
-        match guarded(|| rows.next().transpose()) {
-            Ok(row) => {
-                let row = row?;
-                self.number += 1;
+        let read = guarded(|| {
+            let row = rows.next().transpose()?;
+            Ok(row.map(|row| {
                 let mut bytes = 0;
-                let value = Value::Object(object(&row, &mut bytes));
+                (Value::Object(object(&row, &mut bytes)), bytes)
+            }))
+        });
+        match read {
+            Ok(row) => {
+                let (value, bytes) = row?;
+                self.number += 1;
                 let content = Content::Value(value, bytes);
                 Some(Ok(RawRow { position: Position::row(self.number), content }))
             }
@@ -117,11 +122,35 @@ fn value(field: &Field, bytes: &mut usize) -> Value {
                     .collect(),
             )
         }
+        // A date that no calendar has, as its number: the crate would panic.
+        Field::Date(days) if !is_date(i64::from(*days), 1) => (*days).into(),
+        Field::TimestampMillis(time) if !is_date(*time, 86_400_000) => (*time).into(),
+        Field::TimestampMicros(time) if !is_date(*time, 86_400_000_000) => (*time).into(),
         // Dates, times and decimals, as they are written.
         other => Value::String(other.to_string()),
     }
 }
 
+/// Whether a time since 1970, so many to a day, is in a year that can be written: one of about 260,000 either way.
+fn is_date(time: i64, a_day: i64) -> bool {
+    (time / a_day).abs() < 95_000_000
+}
+
 fn float(number: f64) -> Value {
     Number::from_f64(number).map_or(Value::Null, Value::Number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_written_and_impossible_ones_are_numbers() {
+        let read = |field| value(&field, &mut 0);
+        assert_eq!(read(Field::Date(20_000)), "2024-10-04");
+        assert_eq!(read(Field::TimestampMillis(0)), "1970-01-01 00:00:00.000 +00:00");
+        assert_eq!(read(Field::Date(i32::MIN)), i32::MIN);
+        assert_eq!(read(Field::TimestampMillis(i64::MAX)), i64::MAX);
+        assert_eq!(read(Field::TimestampMicros(i64::MIN)), i64::MIN);
+    }
 }
