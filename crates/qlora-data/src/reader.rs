@@ -4,11 +4,11 @@ mod csv_rows;
 mod json_list;
 mod jsonl;
 #[cfg(feature = "parquet")]
-mod parquet_footer;
-#[cfg(feature = "parquet")]
 mod parquet_guard;
 #[cfg(feature = "parquet")]
 mod parquet_rows;
+#[cfg(feature = "parquet")]
+mod parquet_thrift;
 mod text;
 
 pub use text::TextSplit;

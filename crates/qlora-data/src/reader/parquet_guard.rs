@@ -4,7 +4,7 @@
 //! many entries a dictionary has, how many lengths a delta-encoded page begins with. A few bytes could ask for gigabytes.
 //! Here headers are looked at before the crate reads them, and pages before it decodes them.
 
-use super::parquet_footer::children_are_there;
+use super::parquet_thrift::{children_are_there, is_page_header};
 use bytes::Bytes;
 use parquet::basic::{Encoding, Type};
 use parquet::bloom_filter::Sbbf;
@@ -23,6 +23,8 @@ use std::sync::Arc;
 const PAGE_BYTES: u64 = 16 << 20;
 /// How many times its packed size a larger page may take.
 const PAGE_RATIO: u64 = 1024;
+/// What the header of a page may take; with long texts as least and greatest values it is some kilobytes.
+const HEADER_BYTES: usize = 1 << 16;
 /// How many rows any file may have, and how many more for each of its bytes: rows that repeat take almost no room.
 const ROWS: u64 = 1 << 14;
 const ROWS_A_BYTE: u64 = 64;
@@ -181,7 +183,8 @@ impl ChunkReader for Headers {
 
     /// What the crate reads from here is the header of a page.
     fn get_read(&self, start: u64) -> Result<Header> {
-        Ok(Header { rest: self.file.get_read(start)?, looked_at: false })
+        let file = self.file.get_read(start)?.into_inner();
+        Ok(Header { rest: BufReader::with_capacity(HEADER_BYTES, file), looked_at: false })
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
@@ -203,8 +206,9 @@ impl Read for Header {
         if !self.looked_at {
             self.looked_at = true;
             let bytes = std::io::BufRead::fill_buf(&mut self.rest)?;
-            let (packed, unpacked) =
-                sizes(bytes).ok_or_else(|| std::io::Error::other("the header of a page is damaged"))?;
+            let (packed, unpacked) = sizes(bytes)
+                .filter(|_| is_page_header(bytes))
+                .ok_or_else(|| std::io::Error::other("the header of a page is damaged"))?;
             if unpacked > PAGE_BYTES.max(packed.saturating_mul(PAGE_RATIO)) {
                 return Err(std::io::Error::other(format!(
                     "a page of {packed} bytes claims to hold {unpacked}"
@@ -384,7 +388,7 @@ mod tests {
 
     fn header(unpacked: u64, packed: u64) -> Vec<u8> {
         let field = |value: u64| [vec![0x15], varint(value << 1)].concat();
-        [field(0), field(unpacked), field(packed)].concat()
+        [field(0), field(unpacked), field(packed), vec![0]].concat()
     }
 
     fn read_header(bytes: &[u8]) -> std::io::Result<usize> {
@@ -414,7 +418,7 @@ mod tests {
         let mut header = Headers { file, bytes: 20 }.get_read(0).unwrap();
         let mut bytes = Vec::new();
         let error = header.read_to_end(&mut bytes).unwrap_err();
-        assert_eq!((error.kind(), bytes.len()), (std::io::ErrorKind::UnexpectedEof, 13));
+        assert_eq!((error.kind(), bytes.len()), (std::io::ErrorKind::UnexpectedEof, 14));
     }
 
     #[test]

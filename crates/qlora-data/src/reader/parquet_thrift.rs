@@ -1,8 +1,8 @@
-//! The schema in a Parquet file's footer, looked at before the `parquet` crate reads it: the crate makes room for as
-//! many children as a group claims to have.
+//! The footer and the headers of pages in a Parquet file, looked at before the `parquet` crate reads them: it makes room
+//! for as many children as a group claims to have, and passes over lists of any length whose elements take no bytes.
 //!
-//! The footer is a struct in [Thrift's compact protocol](https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md):
-//! its second field is a list of schema elements, whose fifth field is their number of children.
+//! Both are structs in [Thrift's compact protocol](https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md).
+//! The second field of the footer is a list of schema elements, whose fifth field is their number of children.
 
 use super::parquet_guard::number;
 
@@ -34,6 +34,18 @@ pub(super) fn children_are_there(footer: &[u8]) -> Option<bool> {
     walk(&mut rest)
 }
 
+/// Whether the bytes begin with the whole header of a page, which has no lists.
+pub(super) fn is_page_header(bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    skip(&mut rest, kind::STRUCT, DEEPEST, Lists::Refused).is_some()
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Lists {
+    Allowed,
+    Refused,
+}
+
 fn zigzag(value: u64) -> i64 {
     (value >> 1) as i64 ^ -((value & 1) as i64)
 }
@@ -42,20 +54,21 @@ fn walk(rest: &mut &[u8]) -> Option<bool> {
     let mut last = 0;
     while let Some((id, kind)) = field(rest, &mut last)? {
         if (id, kind) != (SCHEMA, kind::LIST) {
-            skip(rest, kind, DEEPEST)?;
+            skip(rest, kind, DEEPEST, Lists::Allowed)?;
             continue;
         }
         let (count, kind) = list(rest)?;
         for _ in 0..count {
             if kind != kind::STRUCT {
-                skip(rest, kind, DEEPEST)?;
+                skip(rest, kind, DEEPEST, Lists::Allowed)?;
                 continue;
             }
             let mut last = 0;
             while let Some((id, kind)) = field(rest, &mut last)? {
                 if (id, kind) != (CHILDREN, kind::I32) {
-                    skip(rest, kind, DEEPEST)?;
-                } else if u64::try_from(zigzag(number(rest)?)).is_ok_and(|children| children > count) {
+                    skip(rest, kind, DEEPEST, Lists::Allowed)?;
+                } else if u64::try_from(zigzag(number(rest)?)).map_or(true, |children| children > count) {
+                    // Negative ones too: the crate takes the low half of a long number.
                     return Some(false);
                 }
             }
@@ -93,7 +106,7 @@ fn byte(rest: &mut &[u8]) -> Option<u8> {
     Some(byte)
 }
 
-fn skip(rest: &mut &[u8], kind: u8, depth: usize) -> Option<()> {
+fn skip(rest: &mut &[u8], kind: u8, depth: usize, lists: Lists) -> Option<()> {
     let depth = depth.checked_sub(1)?;
     match kind {
         // As a field, a truth is in the type.
@@ -105,23 +118,23 @@ fn skip(rest: &mut &[u8], kind: u8, depth: usize) -> Option<()> {
             let length = usize::try_from(number(rest)?).ok()?;
             *rest = rest.get(length..)?;
         }
-        kind::LIST | kind::SET => {
+        kind::LIST | kind::SET if lists == Lists::Allowed => {
             let (count, kind) = list(rest)?;
+            // Truths take a byte as elements, which the crate does not know; there are none in a footer.
+            if kind == kind::TRUE || kind == kind::FALSE {
+                return None;
+            }
             for _ in 0..count {
-                // As an element, it is a byte.
-                match kind {
-                    kind::TRUE | kind::FALSE => drop(byte(rest)?),
-                    kind => skip(rest, kind, depth)?,
-                }
+                skip(rest, kind, depth, lists)?;
             }
         }
         kind::STRUCT => {
             let mut last = 0;
             while let Some((_, kind)) = field(rest, &mut last)? {
-                skip(rest, kind, depth)?;
+                skip(rest, kind, depth, lists)?;
             }
         }
-        // Maps are not in a footer.
+        // There are no maps in a Parquet file.
         _ => return None,
     }
     Some(())
@@ -144,11 +157,27 @@ mod tests {
         assert_eq!(children_are_there(&footer(3)), Some(false));
         let huge = [&footer(0)[..11], &[0xfe, 0xff, 0xff, 0xff, 0x0f, 0]].concat();
         assert_eq!(children_are_there(&huge), Some(false), "two billion, in the last field of a cut footer");
+        let negative = [&footer(0)[..11], &[0xff, 0xff, 0xff, 0xff, 0xff, 0x0f, 0]].concat();
+        assert_eq!(children_are_there(&negative), Some(false));
         // The crate would take the low bits of a number of any length.
         let long = [&footer(0)[..11], &[0xff; 10], &[0x0f, 0]].concat();
         assert_eq!(children_are_there(&long), None);
         for end in 0..footer(1).len() {
             assert_eq!(children_are_there(&footer(1)[..end]), None, "cut at {end}");
         }
+    }
+
+    #[test]
+    fn a_page_header_has_no_lists() {
+        let header =
+            |more: &[u8]| [&[0x15, 0, 0x15, 20, 0x15, 20, 0x2c, 0x15, 2, 0x11, 0][..], more, &[0]].concat();
+        assert!(is_page_header(&header(&[])));
+        assert!(is_page_header(&[header(&[]), b"the page".to_vec()].concat()));
+        assert!(!is_page_header(&header(&[])[..11]), "cut off");
+        // Two billion truths.
+        assert!(!is_page_header(&header(&[0x19, 0xf1, 0xff, 0xff, 0xff, 0xff, 0x07])));
+        assert!(!is_page_header(&header(&[0x1b, 1, 0x55, 0, 0])), "a map");
+        let truths = [&[0x15, 2, 0x39, 0xf1, 0xff, 0xff, 0xff, 0xff, 0x07][..], &[0; 20]].concat();
+        assert_eq!(children_are_there(&truths), None, "a list of truths in the footer");
     }
 }
