@@ -6,6 +6,7 @@ use std::io;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
+use qlora_core::data::panic_is_caught;
 use qlora_core::kernels::device::explain_panic;
 
 use crate::arguments::BackendKind;
@@ -84,6 +85,9 @@ pub(crate) fn computing_on(backend: BackendKind) {
 /// On a GPU it ends the program: the runtimes panic on a thread of their own, where memory runs out above all.
 pub(crate) fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
+        if panic_is_caught() {
+            return;
+        }
         let message = panic.payload_as_str().unwrap_or("no message");
         let place = panic.location().map_or_else(|| "unknown place".to_owned(), ToString::to_string);
         if let Some(backend) = BACKEND.get().filter(|backend| **backend != BackendKind::Cpu) {

@@ -76,7 +76,7 @@ pub use file_format::FileFormat;
 pub use packing::Packing;
 pub use pieces::{Piece, pieces, visible};
 pub use position::{Location, Position, Unit};
-pub use reader::TextSplit;
+pub use reader::{TextSplit, panic_is_caught};
 pub use records::Records;
 pub use report::{DatasetReport, SkippedRow};
 pub use row::{Preference, Prompt, Record, Row};

@@ -1,6 +1,7 @@
 //! Files as streams of rows. A reader holds one row at a time, and a row has a largest size.
 
 mod csv_rows;
+mod decoder_panic;
 mod json_list;
 mod jsonl;
 #[cfg(feature = "parquet")]
@@ -11,6 +12,7 @@ mod parquet_rows;
 mod parquet_thrift;
 mod text;
 
+pub use decoder_panic::panic_is_caught;
 pub use text::TextSplit;
 
 use crate::{Error, FileFormat, Position, RowProblem, SourceFile};

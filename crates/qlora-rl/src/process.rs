@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,10 +19,17 @@ pub struct Limits {
 }
 
 /// The end of what a program writes to standard error.
-pub(crate) type Tail = Arc<Mutex<VecDeque<u8>>>;
+#[derive(Debug)]
+pub(crate) struct Tail {
+    kept: Arc<Mutex<VecDeque<u8>>>,
+    /// Disconnected when all was read.
+    read: Receiver<()>,
+}
 
 /// Bytes of standard error that are kept.
 const TAIL: usize = 2000;
+/// How long the last words of a program that has ended are waited for: a process that it left behind may keep the stream open.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Starts a program in a process group of its own, with pipes for all three streams.
 pub(crate) fn start(command: &[String], limits: &Limits) -> Result<Child, RewardError> {
@@ -80,9 +88,11 @@ pub(crate) fn kill(child: &mut Child) {
 
 /// Reads a stream to its end on a thread, so that its writer never waits, and keeps the last of it.
 pub(crate) fn drain(mut stream: impl Read + Send + 'static) -> Tail {
-    let tail = Tail::default();
-    let kept = Arc::clone(&tail);
+    let (reading, read) = channel();
+    let tail = Tail { kept: Arc::default(), read };
+    let kept = Arc::clone(&tail.kept);
     std::thread::spawn(move || {
+        let _until_the_end = reading;
         let mut buffer = [0; 4096];
         while let Ok(count @ 1..) = stream.read(&mut buffer) {
             let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,9 +104,10 @@ pub(crate) fn drain(mut stream: impl Read + Send + 'static) -> Tail {
     tail
 }
 
-/// What was kept, as text.
+/// What was kept, as text, of a program that has ended.
 pub(crate) fn tail_text(tail: &Tail) -> String {
-    let bytes: Vec<u8> = tail.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+    let _ = tail.read.recv_timeout(LAST_WORDS);
+    let bytes: Vec<u8> = tail.kept.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
     String::from_utf8_lossy(&bytes).trim().to_string()
 }
 

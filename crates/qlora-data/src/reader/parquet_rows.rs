@@ -1,3 +1,4 @@
+use super::decoder_panic::caught;
 use super::parquet_guard::Guarded;
 use super::{Content, RawRow, RawRows, file_error, read_error};
 use crate::{Error, Position};
@@ -6,7 +7,6 @@ use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
 use serde_json::{Map, Number, Value};
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 /// The rows of a Parquet file. Nulls are left out at every depth: a column that has no value in a row is not
@@ -58,10 +58,7 @@ impl Iterator for Rows {
 
 /// The decoder of the `parquet` crate panics on some damaged files.
 fn guarded<T>(decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(decode)) {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(_) => Err("its lengths and contents contradict each other".to_owned()),
-    }
+    caught(decode)?.map_err(|error| error.to_string())
 }
 
 fn object(row: &Row, bytes: &mut usize) -> Map<String, Value> {

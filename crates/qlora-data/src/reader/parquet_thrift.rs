@@ -50,22 +50,57 @@ fn zigzag(value: u64) -> i64 {
     (value >> 1) as i64 ^ -((value & 1) as i64)
 }
 
+/// The types of the fields of the footer and of a schema element, from the first on. The crate reads the fields that it
+/// knows as what they should be, whatever they say to be: what differs is refused, or it would read something else than
+/// what is looked at here.
+const FOOTER: [u8; 9] = [
+    kind::I32,
+    kind::LIST,
+    kind::I64,
+    kind::LIST,
+    kind::LIST,
+    kind::BINARY,
+    kind::LIST,
+    kind::STRUCT,
+    kind::BINARY,
+];
+const ELEMENT: [u8; 10] = [
+    kind::I32,
+    kind::I32,
+    kind::I32,
+    kind::BINARY,
+    kind::I32,
+    kind::I32,
+    kind::I32,
+    kind::I32,
+    kind::I32,
+    kind::STRUCT,
+];
+
+/// [`field`] of a struct whose fields come in their order, as all writers put them, and have these types.
+fn typed_field(rest: &mut &[u8], last: &mut i64, types: &[u8]) -> Option<Option<(i64, u8)>> {
+    let before = *last;
+    let Some((id, kind)) = field(rest, last)? else { return Some(None) };
+    let expected = usize::try_from(id - 1).ok().and_then(|index| types.get(index));
+    let sound = id > before && expected.is_none_or(|expected| *expected == kind);
+    sound.then_some(Some((id, kind)))
+}
+
 fn walk(rest: &mut &[u8]) -> Option<bool> {
     let mut last = 0;
-    while let Some((id, kind)) = field(rest, &mut last)? {
-        if (id, kind) != (SCHEMA, kind::LIST) {
+    while let Some((id, kind)) = typed_field(rest, &mut last, &FOOTER)? {
+        if id != SCHEMA {
             skip(rest, kind, DEEPEST, Lists::Allowed)?;
             continue;
         }
         let (count, kind) = list(rest)?;
+        if kind != kind::STRUCT {
+            return None;
+        }
         for _ in 0..count {
-            if kind != kind::STRUCT {
-                skip(rest, kind, DEEPEST, Lists::Allowed)?;
-                continue;
-            }
             let mut last = 0;
-            while let Some((id, kind)) = field(rest, &mut last)? {
-                if (id, kind) != (CHILDREN, kind::I32) {
+            while let Some((id, kind)) = typed_field(rest, &mut last, &ELEMENT)? {
+                if id != CHILDREN {
                     skip(rest, kind, DEEPEST, Lists::Allowed)?;
                 } else if u64::try_from(zigzag(number(rest)?)).map_or(true, |children| children > count) {
                     // Negative ones too: the crate takes the low half of a long number.
