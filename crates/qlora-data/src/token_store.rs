@@ -128,6 +128,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_full_disk_is_told_with_what_to_do() {
+        let unwritable = tempfile::NamedTempFile::new().unwrap();
+        let mut store = TokenStore::with_memory(8);
+        store.file = Some(Mutex::new(File::open(unwritable.path()).unwrap()));
+        let sample = Sample::new((0..8).collect(), vec![1.0; 8], 1);
+        let error = store.push(&sample, Position::line(1), 0).unwrap_err();
+        assert!(matches!(error, Error::Spill { .. }), "{error:?}");
+        let message = error.to_string();
+        assert!(message.starts_with("cannot write token ids to a temporary file: "), "{message}");
+        assert!(message.ends_with("; set TMPDIR to a folder with space"), "{message}");
+    }
+
+    #[test]
     fn samples_come_back_from_memory_and_from_the_file() {
         let mut store = TokenStore::with_memory(50);
         let sample = |n: u32| {
