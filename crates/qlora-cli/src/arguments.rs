@@ -188,6 +188,10 @@ pub(crate) struct ExportArguments {
     /// The directory or file to write; it must be new, a directory may be empty
     #[arg(long, value_name = "PATH")]
     pub(crate) out: PathBuf,
+    /// Give the model a special token that it has not, such as '<|im_end|>': a row of the embedding and of the head near
+    /// the mean of all rows, for training on what is written; may be repeated
+    #[arg(long = "add-special-token", value_name = "TOKEN")]
+    pub(crate) special_tokens: Vec<String>,
     /// What the adapter is added to: the model's weights, or what NF4 made of them in training. Given, the difference
     /// that it makes is measured and printed
     #[arg(long, value_enum, value_name = "BASE", requires = "adapter")]

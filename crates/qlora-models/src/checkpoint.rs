@@ -1,14 +1,17 @@
 //! A checkpoint on disk, in either format, seen through Hugging Face names.
 
+mod added_tokens;
 mod gguf;
 mod safetensors;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use qlora_quant::Nf4Tensor;
 use qlora_text::Tokenizer;
 use serde_json::{Map, Value};
 
+use self::added_tokens::AddedTokens;
 use crate::error::TensorProblems;
 use crate::{DecoderConfig, Family, ModelError};
 
@@ -22,6 +25,7 @@ pub struct Checkpoint {
     path: PathBuf,
     config: DecoderConfig,
     format: Format,
+    added: Option<AddedTokens>,
 }
 
 #[derive(Debug)]
@@ -44,13 +48,18 @@ impl Checkpoint {
                 return Err(not_a_checkpoint("the directory has no config.json"));
             }
             let (config, files) = safetensors::open(path)?;
-            return Ok(Self { path: path.to_owned(), config, format: Format::Safetensors(files) });
+            return Ok(Self {
+                path: path.to_owned(),
+                config,
+                format: Format::Safetensors(files),
+                added: None,
+            });
         }
         if !path.exists() {
             return Err(not_a_checkpoint("there is no such file or directory"));
         }
         let (config, file) = gguf::open(path)?;
-        Ok(Self { path: path.to_owned(), config, format: Format::Gguf(file) })
+        Ok(Self { path: path.to_owned(), config, format: Format::Gguf(file), added: None })
     }
 
     /// Where it is.
@@ -112,6 +121,10 @@ impl Checkpoint {
     /// # Errors
     /// When there is none, it is damaged, or of a kind that is not supported.
     pub fn tokenizer(&self) -> Result<Tokenizer, ModelError> {
+        self.grown_tokenizer()
+    }
+
+    fn stored_tokenizer(&self) -> Result<Tokenizer, ModelError> {
         Ok(match &self.format {
             Format::Gguf(file) => Tokenizer::from_gguf(file.metadata())?,
             Format::Safetensors(_) => Tokenizer::from_directory(&self.path)?,
@@ -123,6 +136,10 @@ impl Checkpoint {
     /// # Errors
     /// When it is absent, damaged, or of another shape.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        if self.added.is_some() && TABLES.contains(&name) {
+            check_shape(&self.path, name, &[self.config.vocab_size, self.config.hidden_size], shape)?;
+            return self.grown_rows(name, 0..shape[0]);
+        }
         match &self.format {
             Format::Gguf(file) => gguf::tensor(&self.path, file, &self.config, name, shape),
             Format::Safetensors(files) => files.tensor(&self.path, name, shape),
@@ -152,7 +169,10 @@ impl Checkpoint {
     /// # Errors
     /// [`ModelError::Tensors`], with all that are missing, of another shape, or not used.
     pub fn check_tensors(&self) -> Result<(), ModelError> {
-        let expected = self.config.tensors();
+        let mut expected = self.config.tensors();
+        for (_, shape) in expected.iter_mut().filter(|(name, _)| TABLES.contains(&name.as_str())) {
+            shape[0] = self.stored_rows();
+        }
         let problems: TensorProblems = match &self.format {
             Format::Gguf(file) => gguf::problems(file, &self.config, &expected),
             Format::Safetensors(files) => files.problems(&expected)?,
@@ -171,19 +191,20 @@ impl Checkpoint {
     ///
     /// # Panics
     /// When the rows are outside of the table.
-    pub fn table_rows(
-        &self,
-        name: &str,
-        rows: std::ops::Range<usize>,
-    ) -> Result<Option<Vec<f32>>, ModelError> {
-        if !TABLES.contains(&name) {
-            return Ok(None);
+    pub fn table_rows(&self, name: &str, rows: Range<usize>) -> Result<Option<Vec<f32>>, ModelError> {
+        match TABLES.contains(&name) {
+            true => self.grown_rows(name, rows).map(Some),
+            false => Ok(None),
         }
-        let shape = [self.config.vocab_size, self.config.hidden_size];
-        Ok(Some(match &self.format {
-            Format::Gguf(file) => gguf::rows(&self.path, file, &self.config, name, shape, rows)?,
-            Format::Safetensors(files) => files.rows(&self.path, name, shape, rows)?,
-        }))
+    }
+
+    /// Rows of a table as the files have it.
+    fn stored_table(&self, name: &str, rows: Range<usize>) -> Result<Vec<f32>, ModelError> {
+        let shape = [self.stored_rows(), self.config.hidden_size];
+        match &self.format {
+            Format::Gguf(file) => gguf::rows(&self.path, file, &self.config, name, shape, rows),
+            Format::Safetensors(files) => files.rows(&self.path, name, shape, rows),
+        }
     }
 }
 

@@ -75,3 +75,42 @@ fn bf16_products_stay_close() {
     assert!((rounded - exact).abs() < 0.05, "mean loss {rounded}, in f32 {exact}");
     assert!(bytes < 125_000_000, "{bytes} bytes");
 }
+
+/// New tokens have rows near the mean of all, none like another; what was there stays.
+#[test]
+fn special_tokens_are_added_on_purpose() {
+    let Some(model) = qlora_testing::model() else { return };
+    let open = || Checkpoint::open(&model).unwrap();
+    let (before, mut checkpoint) = (open(), open());
+    let rows = before.config().vocab_size;
+    let name = "model.embed_tokens.weight";
+    let tokens = ["<|im_end|>", "<|think|>", "<|answer|>"];
+    let ids = checkpoint.add_special_tokens(&tokens).unwrap();
+    assert_eq!(ids, [2, rows as u32, rows as u32 + 1], "a token that is there keeps its id");
+    assert_eq!(checkpoint.config().vocab_size, rows + 2);
+    checkpoint.check_tensors().unwrap();
+    let tokenizer = checkpoint.tokenizer().unwrap();
+    assert_eq!(tokenizer.encode("<|think|>").unwrap(), [ids[1]]);
+
+    let hidden = before.config().hidden_size;
+    let old = before.tensor(name, &[rows, hidden]).unwrap();
+    let new = checkpoint.tensor(name, &[rows + 2, hidden]).unwrap();
+    assert!(new[..old.len()] == old, "rows of other tokens stay");
+    let piece = checkpoint.table_rows(name, rows - 1..rows + 2).unwrap().unwrap();
+    assert!(piece == new[(rows - 1) * hidden..], "rows are the same in pieces and whole");
+
+    let column = |column: usize| old[column..].iter().step_by(hidden).map(|&value| f64::from(value));
+    let mut squares = [0.0, 0.0];
+    for at in 0..hidden {
+        let mean = column(at).sum::<f64>() / rows as f64;
+        let variance = column(at).map(|value| (value - mean).powi(2)).sum::<f64>() / rows as f64;
+        for (row, square) in squares.iter_mut().enumerate() {
+            let away = f64::from(new[(rows + row) * hidden + at]) - mean;
+            assert!(away.abs() < 0.18 * variance.sqrt(), "column {at}: {away} from the mean");
+            *square += away * away / variance / hidden as f64;
+        }
+    }
+    assert!(squares.iter().all(|square| (0.08..0.12).contains(&square.sqrt())), "{squares:?}");
+    assert!(new[rows * hidden..(rows + 1) * hidden] != new[(rows + 1) * hidden..]);
+    assert!(checkpoint.add_special_tokens(&[" "]).is_err());
+}

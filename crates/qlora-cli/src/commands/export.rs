@@ -3,6 +3,8 @@
 mod outcome;
 mod verifying;
 
+use std::collections::BTreeMap;
+
 use qlora_core::export::{
     Bnb4BitOptions, ExportSource, FloatType, GgufOptions, MergeBase, Modelfile, ModelfileTemplate,
     PeftAdapter, Probe, SafetensorsOptions, Tolerance, export_bnb_4bit, export_gguf, export_gguf_lora,
@@ -29,6 +31,12 @@ pub(crate) fn run(global: &GlobalOptions, arguments: &ExportArguments) -> Result
     if matches!(arguments.to, ExportForm::Peft | ExportForm::GgufLora) && arguments.adapter.is_none() {
         return Err(Failure::usage("this form is of an adapter alone: give one with --adapter DIR"));
     }
+    let is_adapter = matches!(arguments.to, ExportForm::Peft | ExportForm::GgufLora);
+    if is_adapter && !arguments.special_tokens.is_empty() {
+        return Err(Failure::usage(
+            "--add-special-token is of a model, and this form is of an adapter alone",
+        ));
+    }
     if arguments.shard_size.is_nan() || arguments.shard_size <= 0.0 {
         return Err(Failure::usage("--shard-size must be a positive number of gigabytes"));
     }
@@ -50,7 +58,8 @@ impl OnBackend for Export<'_> {
         // The adapter first: it is small, and a mistake shows before the model is read.
         let adapter = arguments.adapter.as_ref().map(PeftAdapter::read).transpose()?;
         let set = adapter.as_ref().map(PeftAdapter::adapter_set);
-        let checkpoint = open_checkpoint(&arguments.model)?;
+        let mut checkpoint = open_checkpoint(&arguments.model)?;
+        let added = add_special_tokens(&mut checkpoint, &arguments.special_tokens)?;
         let mut source = ExportSource::new(&checkpoint).with_base(self.base());
         if let Some(set) = &set {
             source = source.with_adapter(set)?;
@@ -65,11 +74,28 @@ impl OnBackend for Export<'_> {
             (ExportForm::Ollama(kind), _) => self.ollama::<B>(source, options(kind), device)?,
             _ => self.safetensors::<B>(source, device)?,
         };
+        if !added.is_empty() {
+            let ids: Vec<String> = added.iter().map(|(token, id)| format!("{token} is {id}")).collect();
+            outcome.line(format!("special tokens: {}", ids.join(", ")));
+            outcome.value("special_tokens", json!(added));
+        }
         if let (Some(_), Some(set)) = (arguments.merge_base, &set) {
             self.verifying().merge_report::<B>(&checkpoint, set, self.nf4(), device, &mut outcome)?;
         }
         outcome.print(global)
     }
+}
+
+/// The tokens with their ids.
+fn add_special_tokens(
+    checkpoint: &mut Checkpoint,
+    tokens: &[String],
+) -> Result<BTreeMap<String, u32>, Failure> {
+    if tokens.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let texts: Vec<&str> = tokens.iter().map(String::as_str).collect();
+    Ok(tokens.iter().cloned().zip(checkpoint.add_special_tokens(&texts)?).collect())
 }
 
 impl Export<'_> {

@@ -101,3 +101,28 @@ fn a_killed_export_leaves_nothing_under_its_name() {
     qlora(home, ["export", "--model", "model", "--to", "gguf:F32", "--out", "out.gguf"]).succeeded();
     assert_eq!(leftovers(), 0);
 }
+
+/// A base model gets the markers of turns, and is a model like any other then.
+#[test]
+fn a_model_gets_special_tokens() {
+    let Some(model) = qlora_testing::model() else { return };
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    let model = model.to_str().unwrap();
+    let export = ["export", "--model", model, "--add-special-token", "<|user|>", "--add-special-token"];
+    let rest = ["<|end|>", "--to", "safetensors", "--out", "grown", "--json"];
+    let ran = qlora(home, export.iter().chain(&rest)).succeeded();
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(report["special_tokens"], serde_json::json!({"<|user|>": 49152, "<|end|>": 49153}));
+    assert_eq!(report["verified"], true, "{report}");
+    let config: Value = serde_json::from_slice(&fs::read(home.join("grown/config.json")).unwrap()).unwrap();
+    assert_eq!(config["vocab_size"], 49154);
+
+    fs::write(home.join("ids.json"), r#"{"input_ids": [[49152, 1, 49153]]}"#).unwrap();
+    let ids = ["--ids", "ids.json", "--out", "logits.safetensors"];
+    qlora(home, ["logits", "--model", "grown"].iter().chain(&ids)).succeeded();
+    qlora(home, ["logits", "--model", model].iter().chain(&ids)).failed(1, &["49152", "49152"]);
+
+    let adapter = ["export", "--model", model, "--adapter", "a", "--to", "peft", "--out", "b"];
+    qlora(home, adapter.iter().chain(&["--add-special-token", "<x>"])).failed(2, &["of an adapter alone"]);
+}
