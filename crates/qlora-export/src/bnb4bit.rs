@@ -198,6 +198,9 @@ fn quantize(
     shape: &[usize],
     options: Bnb4BitOptions,
 ) -> Result<Nf4Tensor, ExportError> {
+    if source.is_as_stored(name) {
+        return Ok(source.checkpoint().quantize(name, shape, options.nf4())?);
+    }
     Nf4Tensor::quantize(&source.tensor(name, shape)?, shape, options.nf4()).map_err(|error| {
         let path = source.checkpoint().path().to_owned();
         ExportError::Quantize { path, name: name.to_owned(), source: error }

@@ -76,6 +76,14 @@ impl<'a> ExportSource<'a> {
         self.adapter.map_or(0, |adapter| adapter.layers.len())
     }
 
+    /// Whether a linear layer's weight is that of the checkpoint, with nothing added and nothing rounded.
+    pub(crate) fn is_as_stored(&self, name: &str) -> bool {
+        let is_adapted = |adapter: &AdapterSet| {
+            name.strip_suffix(".weight").is_some_and(|layer| adapter.layers.contains_key(layer))
+        };
+        self.base == MergeBase::Original && !self.adapter.is_some_and(is_adapted)
+    }
+
     /// Names of the weights of the linear layers: those that NF4 is for.
     pub(crate) fn linear_weights(&self) -> BTreeSet<String> {
         self.checkpoint.config().linears().map(|(path, _)| format!("{path}.weight")).collect()

@@ -8,6 +8,7 @@ mod adamw8bit;
 mod cases;
 mod decoding;
 mod harness;
+mod large;
 
 pub use adamw8bit::optimizers_8bit;
 pub use cases::{
@@ -16,6 +17,7 @@ pub use cases::{
 };
 pub use decoding::{caches, paged_attentions, rotated_caches, samplings};
 pub use harness::{Failure, Operation, check};
+pub use large::{large_attentions, large_linears};
 
 /// Makes the tests of one backend: `conformance!(Backend, device, [Compute::F32, Compute::Bf16])`.
 ///

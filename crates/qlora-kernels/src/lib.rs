@@ -7,7 +7,7 @@
 //! 2. *native* bodies where they exist: on the CPU backend (Flex) the SIMD kernels of `qlora-cpu`;
 //! 3. a hand-written backward pass, registered with burn's autodiff.
 //!
-//! `QLORA_KERNELS=reference` forces the first everywhere; [`tier::calls`] tells which bodies ran.
+//! `QLORA_KERNELS=reference` forces the first everywhere; [`tier::calls`] tells which bodies ran on a thread.
 //!
 //! A model calls the typed functions ([`linear()`], [`rms_norm()`], [`rope()`], …), which take and return
 //! [`burn::tensor::Tensor`], and bounds its backend by [`KernelBackend`], or by [`TrainBackend`] to train.

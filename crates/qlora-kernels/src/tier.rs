@@ -1,7 +1,7 @@
 //! Which body of an operation runs, and how often each did.
 
+use std::cell::Cell;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The kinds of body that an operation can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +14,10 @@ pub enum Tier {
     Native,
 }
 
-static CALLS: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
+thread_local! {
+    /// Of a thread, so that a test counts what it called, whatever runs beside it.
+    static CALLS: [Cell<usize>; 3] = const { [const { Cell::new(0) }; 3] };
+}
 
 /// The tier that `QLORA_KERNELS=reference|cube|native` forces, if any. Read once.
 ///
@@ -33,15 +36,15 @@ pub fn forced() -> Option<Tier> {
     })
 }
 
-/// How many operations have run with a body of this tier since the process started.
+/// How many operations this thread has run with a body of this tier.
 #[must_use]
 pub fn calls(tier: Tier) -> usize {
-    CALLS[tier as usize].load(Ordering::Relaxed)
+    CALLS.with(|calls| calls[tier as usize].get())
 }
 
 #[cfg(any(feature = "flex", feature = "cube"))]
 fn count(tier: Tier) {
-    CALLS[tier as usize].fetch_add(1, Ordering::Relaxed);
+    CALLS.with(|calls| calls[tier as usize].update(|count| count + 1));
 }
 
 /// Whether a native body should run, where the alternative is the reference; counts the call either way.

@@ -1,9 +1,11 @@
 //! A frozen matrix, dense or NF4, as a burn module.
 
+use std::convert::Infallible;
+
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{DType, Tensor, TensorData, TensorMetadata, bf16};
+use burn::tensor::{DType, Tensor, TensorData, TensorMetadata, bf16, f16};
 
 use crate::KernelBackend;
 use crate::device::persistent;
@@ -126,16 +128,37 @@ impl<B: Backend> FrozenWeight<B> {
     /// When `values` does not hold `shape[0] * shape[1]` elements.
     #[must_use]
     pub fn dense(values: Vec<f32>, shape: [usize; 2], compute: Compute, device: &B::Device) -> Self {
+        match compute {
+            Compute::F32 => Self::of_data(TensorData::new(values, shape), compute, device),
+            _ => match Self::dense_pieces([Ok::<_, Infallible>(values)], shape, compute, device) {
+                Ok(weight) => weight,
+                Err(never) => match never {},
+            },
+        }
+    }
+
+    /// The same, of values that come in pieces: only one of them is in f32 at a time.
+    ///
+    /// # Errors
+    /// That of a piece.
+    ///
+    /// # Panics
+    /// When the pieces together do not hold `shape[0] * shape[1]` elements.
+    pub fn dense_pieces<E>(
+        pieces: impl IntoIterator<Item = Result<Vec<f32>, E>>,
+        shape: [usize; 2],
+        compute: Compute,
+        device: &B::Device,
+    ) -> Result<Self, E> {
         let data = match compute {
-            Compute::F32 => TensorData::new(values, shape),
-            Compute::Bf16 => {
-                TensorData::new(values.into_iter().map(bf16::from_f32).collect::<Vec<_>>(), shape)
-            }
-            Compute::F16 => TensorData::new(
-                values.into_iter().map(burn::tensor::f16::from_f32).collect::<Vec<_>>(),
-                shape,
-            ),
+            Compute::F32 => TensorData::new(collect(pieces, shape, |value| value)?, shape),
+            Compute::Bf16 => TensorData::new(collect(pieces, shape, bf16::from_f32)?, shape),
+            Compute::F16 => TensorData::new(collect(pieces, shape, f16::from_f32)?, shape),
         };
+        Ok(Self::of_data(data, compute, device))
+    }
+
+    fn of_data(data: TensorData, compute: Compute, device: &B::Device) -> Self {
         let values =
             persistent::<B, _, _>(device, data, |data| Tensor::from_data(data, (device, compute.dtype())));
         let values = Param::initialized(ParamId::new(), values.set_require_grad(false));
@@ -237,4 +260,17 @@ impl<B: KernelBackend> WeightParts<B> {
             Self::Nf4(parts) => B::nf4_dequantize(parts, dtype),
         }
     }
+}
+
+/// All pieces in another type.
+fn collect<T, E>(
+    pieces: impl IntoIterator<Item = Result<Vec<f32>, E>>,
+    [rows, columns]: [usize; 2],
+    convert: impl Fn(f32) -> T + Copy,
+) -> Result<Vec<T>, E> {
+    let mut all = Vec::with_capacity(rows * columns);
+    for piece in pieces {
+        all.extend(piece?.into_iter().map(convert));
+    }
+    Ok(all)
 }

@@ -7,7 +7,7 @@ mod safetensors;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use qlora_quant::Nf4Tensor;
+use qlora_quant::{Nf4Options, Nf4Tensor};
 use qlora_text::Tokenizer;
 use serde_json::{Map, Value};
 
@@ -155,6 +155,26 @@ impl Checkpoint {
             Format::Gguf(_) => Ok(None),
             Format::Safetensors(files) => files.nf4(&self.path, name, shape),
         }
+    }
+
+    /// A weight in NF4, quantized as it is read where the format allows it, so that it is never whole in f32.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor), and when the weight holds a number that cannot be quantized.
+    pub fn quantize(
+        &self,
+        name: &str,
+        shape: &[usize],
+        options: Nf4Options,
+    ) -> Result<Nf4Tensor, ModelError> {
+        if let Format::Safetensors(files) = &self.format
+            && !TABLES.contains(&name)
+            && let Some(weight) = files.quantize(&self.path, name, shape, options)?
+        {
+            return Ok(weight);
+        }
+        Nf4Tensor::quantize(&self.tensor(name, shape)?, shape, options)
+            .map_err(|source| ModelError::Quantize { path: self.path.clone(), name: name.to_owned(), source })
     }
 
     /// Whether linear layers are stored in NF4. Those that are in floats were left out on purpose

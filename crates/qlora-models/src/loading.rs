@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Tensor, TensorData};
 use qlora_kernels::{Compute, FrozenWeight, KernelBackend, Nf4Weight, device};
 use qlora_lora::AdaptedLinear;
-use qlora_quant::{Nf4Options, Nf4Tensor};
+use qlora_quant::Nf4Options;
 
 use crate::assembly::{PartSource, assemble};
 use crate::tensors::LinearShape;
@@ -27,6 +27,9 @@ pub struct LoadOptions {
     /// In what type products are computed.
     pub compute: Compute,
 }
+
+/// Elements of a table that are in f32 at a time.
+const PIECE: usize = 4 << 20;
 
 /// Called with the number of tensors loaded and of all.
 pub type LoadProgress<'a> = &'a mut dyn FnMut(usize, usize);
@@ -62,16 +65,19 @@ impl<B: KernelBackend> Loader<'_, B> {
     fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
         device::enter(format!("loading {name}"));
         let values = self.checkpoint.tensor(name, shape)?;
+        self.advance();
+        Ok(values)
+    }
+
+    fn advance(&mut self) {
         self.done += 1;
         (self.progress)(self.done, self.total);
-        Ok(values)
     }
 
     fn stored_nf4(&mut self, name: &str, shape: [usize; 2]) -> Result<Option<FrozenWeight<B>>, ModelError> {
         device::enter(format!("loading {name}"));
         let Some(weight) = self.checkpoint.nf4_tensor(name, &shape)? else { return Ok(None) };
-        self.done += 1;
-        (self.progress)(self.done, self.total);
+        self.advance();
         Ok(Some(FrozenWeight::Nf4(Nf4Weight::new(&weight, self.options.compute, self.device))))
     }
 
@@ -86,7 +92,20 @@ impl<B: KernelBackend> PartSource<B> for Loader<'_, B> {
     type Error = ModelError;
 
     fn dense(&mut self, name: &str, shape: [usize; 2]) -> Result<FrozenWeight<B>, ModelError> {
-        Ok(FrozenWeight::dense(self.read(name, &shape)?, shape, self.options.compute, self.device))
+        let (compute, device) = (self.options.compute, self.device);
+        if self.checkpoint.table_rows(name, 0..0)?.is_none() {
+            return Ok(FrozenWeight::dense(self.read(name, &shape)?, shape, compute, device));
+        }
+        // The largest tensors of a model, so some rows at a time.
+        device::enter(format!("loading {name}"));
+        let rows = (PIECE / shape[1].max(1)).max(1);
+        let pieces = (0..shape[0]).step_by(rows).map(|start| {
+            let piece = self.checkpoint.table_rows(name, start..shape[0].min(start + rows))?;
+            Ok::<_, ModelError>(piece.unwrap_or_default())
+        });
+        let weight = FrozenWeight::dense_pieces(pieces, shape, compute, device)?;
+        self.advance();
+        Ok(weight)
     }
 
     fn norm_weight(&mut self, name: &str, shape: &[usize]) -> Result<Tensor<B, 1>, ModelError> {
@@ -103,10 +122,9 @@ impl<B: KernelBackend> PartSource<B> for Loader<'_, B> {
                 None => self.dense(&name, shape)?,
             },
             Quantization::Nf4(options) => {
-                let values = self.read(&name, &shape)?;
-                let weight = Nf4Tensor::quantize(&values, &shape, options).map_err(|source| {
-                    ModelError::Quantize { path: self.checkpoint.path().to_owned(), name, source }
-                })?;
+                device::enter(format!("loading {name}"));
+                let weight = self.checkpoint.quantize(&name, &shape, options)?;
+                self.advance();
                 FrozenWeight::Nf4(Nf4Weight::new(&weight, self.options.compute, self.device))
             }
         };

@@ -50,6 +50,14 @@ pub enum QuantError {
 
 impl QuantError {
     /// The error for the first non-finite element of `values`, which has one.
+    /// The same of a piece that begins at this element.
+    pub(crate) fn after(self, start: usize) -> Self {
+        match self {
+            Self::NonFinite { index, value } => Self::NonFinite { index: start + index, value },
+            other => other,
+        }
+    }
+
     pub(crate) fn first_non_finite(values: &[f32]) -> Self {
         let index = values.iter().position(|value| !value.is_finite()).unwrap_or(values.len());
         let value = values.get(index).map_or_else(String::new, f32::to_string);

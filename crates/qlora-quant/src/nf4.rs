@@ -67,4 +67,4 @@ pub const fn packed_len(elements: usize) -> usize {
 
 /// Elements that one task of the thread pool takes: a multiple of every block size, small enough
 /// that a few rows of a weight already spread over the threads.
-const TASK_ELEMENTS: usize = 32 * 1024;
+pub(crate) const TASK_ELEMENTS: usize = 32 * 1024;

@@ -1,8 +1,11 @@
 //! A weight in NF4.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
-use crate::nf4::{CODEBOOK, Nf4View, Output, packed_len, quantize_into};
+use rayon::prelude::*;
+
+use crate::nf4::{CODEBOOK, Nf4View, Output, TASK_ELEMENTS, packed_len, quantize_into};
 use crate::{BlockSize, DoubleQuantized, QuantError};
 
 /// The type that a weight had before it was quantized: what bitsandbytes dequantizes it to.
@@ -125,6 +128,38 @@ impl Nf4Tensor {
         let mut codes = vec![0; packed_len(elements)];
         let mut absmax = vec![0.0; block_size.count(elements)];
         quantize_into(values, block_size, &mut codes, &mut absmax)?;
+        let scales = Scales::new(absmax, double_quant)?;
+        Ok(Self { shape: shape.to_vec(), block_size, codes, scales, codebook: CODEBOOK, dtype })
+    }
+
+    /// Quantizes a weight that `read` gives piece by piece, from several threads: the elements of a range into a slice.
+    /// The weight is never whole in f32, and neither is more than some kilobytes a thread.
+    ///
+    /// # Errors
+    /// As [`quantize`](Self::quantize), and what `read` fails with.
+    pub fn quantize_pieces<E: From<QuantError> + Send>(
+        shape: &[usize],
+        options: Nf4Options,
+        read: impl Fn(Range<usize>, &mut [f32]) -> Result<(), E> + Sync,
+    ) -> Result<Self, E> {
+        let Nf4Options { block_size, double_quant, dtype } = options;
+        let elements = elements(shape)?;
+        let mut codes = vec![0; packed_len(elements)];
+        let mut absmax = vec![0.0; block_size.count(elements)];
+        codes
+            .par_chunks_mut(TASK_ELEMENTS / 2)
+            .zip(absmax.par_chunks_mut(TASK_ELEMENTS / block_size.get()))
+            .enumerate()
+            .try_for_each_init(
+                || vec![0.0; TASK_ELEMENTS.min(elements)],
+                |buffer, (task, (codes, absmax))| -> Result<(), E> {
+                    let start = task * TASK_ELEMENTS;
+                    let values = &mut buffer[..TASK_ELEMENTS.min(elements - start)];
+                    read(start..start + values.len(), values)?;
+                    Ok(quantize_into(values, block_size, codes, absmax)
+                        .map_err(|error| error.after(start))?)
+                },
+            )?;
         let scales = Scales::new(absmax, double_quant)?;
         Ok(Self { shape: shape.to_vec(), block_size, codes, scales, codebook: CODEBOOK, dtype })
     }

@@ -226,3 +226,31 @@ proptest! {
         }
     }
 }
+
+/// Read in pieces from several threads, a weight becomes the same bits; the place of a bad number is that in the whole.
+#[test]
+fn a_weight_in_pieces_is_the_weight_whole() {
+    let shape = [77, 1111];
+    let mut values: Vec<f32> =
+        (0..77 * 1111).map(|i| ((i * 7919 % 10_007) as f32 / 5000.0 - 1.0) * 0.3).collect();
+    for (block_size, double_quant) in [(64, true), (32, false), (4096, true)] {
+        let block_size = BlockSize::new(block_size).unwrap();
+        let options = Nf4Options { block_size, double_quant, ..Nf4Options::default() };
+        let read = |range: std::ops::Range<usize>, piece: &mut [f32]| {
+            piece.copy_from_slice(&values[range]);
+            Ok::<(), QuantError>(())
+        };
+        let whole = Nf4Tensor::quantize(&values, &shape, options).unwrap();
+        assert!(Nf4Tensor::quantize_pieces(&shape, options, read).unwrap() == whole);
+    }
+    values[70_001] = f32::NAN;
+    let read = |range: std::ops::Range<usize>, piece: &mut [f32]| {
+        piece.copy_from_slice(&values[range]);
+        Ok::<(), QuantError>(())
+    };
+    let error = Nf4Tensor::quantize_pieces(&shape, Nf4Options::default(), read).unwrap_err();
+    assert!(matches!(error, QuantError::NonFinite { index: 70_001, .. }), "{error}");
+    let failing =
+        |_: std::ops::Range<usize>, _: &mut [f32]| Err(QuantError::ShapeOverflow { shape: vec![1] });
+    assert!(Nf4Tensor::quantize_pieces(&shape, Nf4Options::default(), failing).is_err());
+}

@@ -106,7 +106,14 @@ impl<'a> Tensor<'a> {
         self.read_elements_f32_into(rows.start * width..rows.end * width, values)
     }
 
-    fn read_elements_f32_into(&self, elements: Range<usize>, values: &mut [f32]) -> Result<(), Error> {
+    /// Some elements, row-major, of an F32, F16 or BF16 tensor into a slice.
+    ///
+    /// # Errors
+    /// The tensor is stored in another type.
+    ///
+    /// # Panics
+    /// The tensor has no such elements, or `values.len()` is not their number.
+    pub fn read_elements_f32_into(&self, elements: Range<usize>, values: &mut [f32]) -> Result<(), Error> {
         assert_eq!(values.len(), elements.len(), "length of the slice for tensor `{}`", self.name);
         match self.dtype {
             Dtype::F32 => {

@@ -16,7 +16,7 @@ use crate::{KernelBackend, activation, attention, cross_entropy, embedding, line
 
 /// How a weight of a case is held.
 #[derive(Clone, Copy, Debug)]
-enum Held {
+pub(super) enum Held {
     Dense,
     Nf4 { block_size: usize, double_quant: bool },
 }
@@ -48,13 +48,13 @@ fn options(held: Held) -> Nf4Options {
 }
 
 #[derive(Debug)]
-struct Linear {
-    tokens: usize,
-    inputs: usize,
-    outputs: usize,
-    rank: usize,
-    held: Held,
-    compute: Compute,
+pub(super) struct Linear {
+    pub(super) tokens: usize,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    pub(super) rank: usize,
+    pub(super) held: Held,
+    pub(super) compute: Compute,
 }
 
 impl Operation for Linear {
@@ -304,10 +304,10 @@ pub fn activations<B: KernelBackend>(device: &B::Device, compute: Compute) -> Re
 }
 
 #[derive(Debug)]
-struct Attend {
-    spec: AttentionSpec,
-    queries: usize,
-    keys: usize,
+pub(super) struct Attend {
+    pub(super) spec: AttentionSpec,
+    pub(super) queries: usize,
+    pub(super) keys: usize,
 }
 
 impl Operation for Attend {

@@ -60,7 +60,7 @@ pub(super) fn values<B: KernelBackend, const D: usize>(t: Tensor<B, D>) -> Vec<f
 }
 
 /// A tensor of these values; `strided` makes a transposed view of them.
-fn input<B: KernelBackend>(
+pub(super) fn input<B: KernelBackend>(
     values: &[f64],
     [rows, cols]: [usize; 2],
     dtype: DType,
@@ -83,6 +83,15 @@ fn input<B: KernelBackend>(
     make(transposed, [cols, rows]).transpose()
 }
 
+/// How far a result may be from the reference.
+pub(super) fn bound(compute: Compute) -> f64 {
+    match compute {
+        Compute::F32 => 2e-5,
+        Compute::F16 => 4e-3,
+        Compute::Bf16 => 2e-2,
+    }
+}
+
 /// Checks one case on one backend.
 ///
 /// # Errors
@@ -92,11 +101,7 @@ pub fn check<B: KernelBackend>(
     compute: Compute,
     device: &B::Device,
 ) -> Result<(), Failure> {
-    let bound = match compute {
-        Compute::F32 => 2e-5,
-        Compute::F16 => 4e-3,
-        Compute::Bf16 => 2e-2,
-    };
+    let bound = bound(compute);
     let dtype = B::activation_dtype(compute);
     let shapes = operation.inputs();
     let inputs: Vec<Vec<f64>> = (0..shapes.len())
@@ -168,7 +173,7 @@ fn sample(count: usize) -> Vec<usize> {
     (0..count).step_by(stride).collect()
 }
 
-fn round(value: f64, compute: Compute) -> f64 {
+pub(super) fn round(value: f64, compute: Compute) -> f64 {
     match compute {
         Compute::F32 => f64::from(value as f32),
         Compute::Bf16 => half::bf16::from_f64(value).to_f64(),

@@ -221,6 +221,10 @@ mod tests {
         assert_eq!(choose(4096, 1024).width, 256);
         assert_eq!(choose(512, 1024), Shape { width: 64, cluster: 1 });
         assert_eq!(choose(4096, 512), Shape { width: 128, cluster: 1 });
+        // `conformance::large_linears` has one of each, and with the second factor by columns too.
+        assert_eq!(choose(4096, 4096).width, 256);
+        assert_eq!(choose(2000, 2296), Shape { width: 128, cluster: 2 });
+        assert_eq!(Shape::choose(2000, 2296, true, 132), Shape { width: 128, cluster: 2 });
         for (m, n) in [(1, 8), (130, 49_152), (3840, 8192)] {
             let shape = Shape::choose(m, n, true, 132);
             assert!(shape.width / shape.cluster >= 64, "a box of columns is 64 wide: {shape:?}");

@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::path::Path;
 
 use qlora_files::safetensors::Checkpoint;
-use qlora_quant::Nf4Tensor;
 use qlora_quant::bnb::{self, BnbDtype, RawTensor};
+use qlora_quant::{Nf4Options, Nf4Tensor, QuantError};
 use serde_json::Value;
 
 use super::check_shape;
@@ -16,6 +16,25 @@ use crate::{DecoderConfig, Family, ModelError};
 
 /// What names have before them in checkpoints of models that also see: of transformers today, and of before.
 const PREFIXES: [(&str, &str); 2] = [("model.", "model.language_model."), ("", "language_model.")];
+
+/// Why a weight could not be quantized as it was read.
+#[derive(Debug)]
+enum Failed {
+    Read(qlora_files::Error),
+    Quantize(QuantError),
+}
+
+impl From<qlora_files::Error> for Failed {
+    fn from(error: qlora_files::Error) -> Self {
+        Self::Read(error)
+    }
+}
+
+impl From<QuantError> for Failed {
+    fn from(error: QuantError) -> Self {
+        Self::Quantize(error)
+    }
+}
 
 /// The tensors of a directory.
 #[derive(Debug)]
@@ -80,6 +99,34 @@ impl Tensors {
         let values = tensor.to_f32()?;
         self.files.release(&name);
         Ok(values)
+    }
+
+    /// A weight in NF4, quantized as it is read. `None` where it is stored in NF4: for other options, that is.
+    pub(super) fn quantize(
+        &self,
+        path: &Path,
+        name: &str,
+        shape: &[usize],
+        options: Nf4Options,
+    ) -> Result<Option<Nf4Tensor>, ModelError> {
+        if self.nf4(path, name, shape)?.is_some() {
+            return Ok(None);
+        }
+        let name = renamed(self.prefix, name);
+        if !self.files.contains(&name) {
+            return Err(ModelError::MissingTensor { path: path.to_owned(), name });
+        }
+        let tensor = self.files.tensor(&name)?;
+        check_shape(path, &name, tensor.shape(), shape)?;
+        let read = |elements, values: &mut [f32]| Ok(tensor.read_elements_f32_into(elements, values)?);
+        let weight = Nf4Tensor::quantize_pieces(shape, options, read).map_err(|error| match error {
+            Failed::Read(error) => error.into(),
+            Failed::Quantize(source) => {
+                ModelError::Quantize { path: path.to_owned(), name: name.clone(), source }
+            }
+        })?;
+        self.files.release(&name);
+        Ok(Some(weight))
     }
 
     /// Some rows of a matrix, which need not fit into memory as a whole.
