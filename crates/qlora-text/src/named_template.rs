@@ -66,7 +66,8 @@ impl ChosenTemplate {
             format!(
                 "the chat template writes {} which the vocabulary does not have as tokens: they are spelt in pieces, and \
                  generation does not stop at them; choose a template of the model's own tokens, or one that needs none \
-                 (\"alpaca\", \"vicuna\", \"zephyr\")",
+                 (\"alpaca\", \"vicuna\", \"zephyr\"), or give the model the tokens first (qlora export \
+                 --add-special-token)",
                 self.missing_tokens.join(", ")
             )
         })
