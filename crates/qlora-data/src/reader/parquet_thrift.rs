@@ -37,7 +37,7 @@ pub(super) fn children_are_there(footer: &[u8]) -> Option<bool> {
 /// Whether the bytes begin with the whole header of a page, which has no lists.
 pub(super) fn is_page_header(bytes: &[u8]) -> bool {
     let mut rest = bytes;
-    skip(&mut rest, kind::STRUCT, DEEPEST, Lists::Refused).is_some()
+    fields(&mut rest, &PAGE).is_some()
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -76,6 +76,66 @@ const ELEMENT: [u8; 10] = [
     kind::I32,
     kind::STRUCT,
 ];
+
+/// What a struct in the header of a page has: fields of numbers and such, and structs.
+#[derive(Clone, Copy)]
+enum Field {
+    Of(u8),
+    Struct(&'static [Field]),
+}
+
+use Field::{Of, Struct};
+
+/// The header of a page: of data, of an index, of a dictionary, of data of the second kind.
+const PAGE: [Field; 8] = [
+    Of(kind::I32),
+    Of(kind::I32),
+    Of(kind::I32),
+    Of(kind::I32),
+    Struct(&[Of(kind::I32), Of(kind::I32), Of(kind::I32), Of(kind::I32), STATISTICS]),
+    Struct(&[]),
+    Struct(&[Of(kind::I32), Of(kind::I32), Of(kind::TRUE)]),
+    Struct(&[
+        Of(kind::I32),
+        Of(kind::I32),
+        Of(kind::I32),
+        Of(kind::I32),
+        Of(kind::I32),
+        Of(kind::I32),
+        Of(kind::TRUE),
+        STATISTICS,
+    ]),
+];
+const STATISTICS: Field = Struct(&[
+    Of(kind::BINARY),
+    Of(kind::BINARY),
+    Of(kind::I64),
+    Of(kind::I64),
+    Of(kind::BINARY),
+    Of(kind::BINARY),
+    Of(kind::TRUE),
+    Of(kind::TRUE),
+]);
+
+/// The rest of a struct with these fields, in their order, and later ones that are no lists.
+fn fields(rest: &mut &[u8], known: &[Field]) -> Option<()> {
+    let mut last = 0;
+    loop {
+        let before = last;
+        let Some((id, kind)) = field(rest, &mut last)? else { return Some(()) };
+        if id <= before {
+            return None;
+        }
+        match usize::try_from(id - 1).ok().and_then(|index| known.get(index)) {
+            Some(Struct(known)) if kind == kind::STRUCT => fields(rest, known)?,
+            // Either truth is a type of its own.
+            Some(Of(kind::TRUE)) if kind == kind::FALSE => {}
+            Some(Of(expected)) if kind == *expected => skip(rest, kind, DEEPEST, Lists::Refused)?,
+            Some(_) => return None,
+            None => skip(rest, kind, DEEPEST, Lists::Refused)?,
+        }
+    }
+}
 
 /// [`field`] of a struct whose fields come in their order, as all writers put them, and have these types.
 fn typed_field(rest: &mut &[u8], last: &mut i64, types: &[u8]) -> Option<Option<(i64, u8)>> {
@@ -204,14 +264,20 @@ mod tests {
 
     #[test]
     fn a_page_header_has_no_lists() {
-        let header =
-            |more: &[u8]| [&[0x15, 0, 0x15, 20, 0x15, 20, 0x2c, 0x15, 2, 0x11, 0][..], more, &[0]].concat();
+        let header = |more: &[u8]| {
+            [&[0x15, 0, 0x15, 20, 0x15, 20, 0x2c, 0x15, 2, 0x15, 0, 0][..], more, &[0]].concat()
+        };
         assert!(is_page_header(&header(&[])));
         assert!(is_page_header(&[header(&[]), b"the page".to_vec()].concat()));
-        assert!(!is_page_header(&header(&[])[..11]), "cut off");
+        assert!(!is_page_header(&header(&[])[..12]), "cut off");
         // Two billion truths.
         assert!(!is_page_header(&header(&[0x19, 0xf1, 0xff, 0xff, 0xff, 0xff, 0x07])));
         assert!(!is_page_header(&header(&[0x1b, 1, 0x55, 0, 0])), "a map");
+        // Where the crate expects a struct, it would take the number's bytes for fields: of a list, too.
+        assert!(is_page_header(&header(&[0x1c, 0])), "an index page");
+        assert!(!is_page_header(&header(&[0x15, 0])), "a number in place of one");
+        assert!(is_page_header(&header(&[0x4c, 0x75, 2, 0])), "a field of later versions");
+        assert!(!is_page_header(&header(&[0x15, 0, 0x05, 2, 2])), "a field that comes again");
         let truths = [&[0x15, 2, 0x39, 0xf1, 0xff, 0xff, 0xff, 0xff, 0x07][..], &[0; 20]].concat();
         assert_eq!(children_are_there(&truths), None, "a list of truths in the footer");
     }
