@@ -8,6 +8,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, ElementConversion, Int, Tensor, TensorData};
 use qlora_quant::{BlockSize, DoubleQuantized, Nf4Options, Nf4Tensor, Scales};
+use rayon::prelude::*;
 
 use crate::KernelBackend;
 use crate::device::persistent;
@@ -201,12 +202,22 @@ pub(crate) fn quantize_reference<B: Backend>(
 
 /// Bytes as little-endian words, the last one filled with zeros.
 pub(crate) fn pack_words(bytes: &[u8]) -> Vec<u32> {
-    let word = |chunk: &[u8]| {
-        let mut word = [0; 4];
-        word[..chunk.len()].copy_from_slice(chunk);
-        u32::from_le_bytes(word)
-    };
-    bytes.chunks(4).map(word).collect()
+    /// Words that a thread copies at a time.
+    const PIECE: usize = 1 << 18;
+    let mut words = vec![0; bytes.len().div_ceil(4)];
+    // From several threads: the codes of a large model are gigabytes, and all of their memory is new.
+    words.par_chunks_mut(PIECE).zip(bytes.par_chunks(4 * PIECE)).for_each(|(words, bytes)| {
+        let (whole, rest) = bytes.as_chunks::<4>();
+        for (word, bytes) in words.iter_mut().zip(whole) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        if !rest.is_empty() {
+            let mut last = [0; 4];
+            last[..rest.len()].copy_from_slice(rest);
+            words[whole.len()] = u32::from_le_bytes(last);
+        }
+    });
+    words
 }
 
 fn words<B: Backend>(bytes: &[u8], device: &B::Device) -> Param<Tensor<B, 1, Int>> {
