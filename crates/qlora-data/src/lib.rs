@@ -44,6 +44,7 @@ mod error;
 mod eval_split;
 mod file_format;
 mod glob;
+mod hub_files;
 mod keyed_hash;
 mod packing;
 mod pieces;
