@@ -222,6 +222,12 @@ pub enum RowProblem {
         /// The limit.
         limit: usize,
     },
+    /// More values than any row should have, though few bytes say them.
+    #[error("more than {limit} values (numbers, texts, lists and the keys of objects); split the row")]
+    TooManyValues {
+        /// The limit.
+        limit: usize,
+    },
     /// A document of white space.
     #[error("the document is empty")]
     BlankDocument,

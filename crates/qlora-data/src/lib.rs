@@ -34,6 +34,7 @@
 
 mod augmentation;
 mod batch;
+mod bounded_json;
 pub mod check;
 mod column_template;
 mod convert;

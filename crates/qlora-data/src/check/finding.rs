@@ -82,7 +82,8 @@ impl FindingKind {
             | RowProblem::Json { .. }
             | RowProblem::NotAnObject { .. }
             | RowProblem::Cells { .. }
-            | RowProblem::TooLarge { .. } => Self::Unreadable,
+            | RowProblem::TooLarge { .. }
+            | RowProblem::TooManyValues { .. } => Self::Unreadable,
             RowProblem::UnknownShape { .. }
             | RowProblem::AmbiguousShape { .. }
             | RowProblem::Field { .. }
