@@ -60,6 +60,7 @@ mod row_reader;
 mod row_shape;
 mod sample;
 mod sampler;
+mod shape_vote;
 mod source;
 mod token_store;
 mod turn_joiner;

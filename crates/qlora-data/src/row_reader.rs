@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 pub(crate) struct ParsedRow {
     pub(crate) record: Record,
     pub(crate) shape: RowShape,
-    pub(crate) ignored_keys: Vec<String>,
+    /// The columns that the shape has no use for.
+    pub(crate) rest: Fields,
 }
 
 /// A row of something to imitate.
@@ -29,7 +30,8 @@ pub(crate) fn supervised(
     shape: Option<RowShape>,
 ) -> Result<SupervisedRow, RowProblem> {
     let fields = map_columns(fields, source)?;
-    let ParsedRow { record, shape, ignored_keys } = parse(fields, source.shape.or(shape))?;
+    let ParsedRow { record, shape, rest } = parse(fields, source.shape.or(shape))?;
+    let ignored_keys = rest.into_iter().map(|(key, _)| key).collect();
     match record {
         Record::Row(row) => Ok(SupervisedRow { row, shape, ignored_keys }),
         Record::Preference(_) | Record::Prompt(_) => Err(RowProblem::NotSupervised { shape }),
@@ -111,7 +113,7 @@ pub(crate) fn parse(mut fields: Fields, shape: Option<RowShape>) -> Result<Parse
         }
         RowShape::Tokens => Record::Row(tokens(&mut fields)?),
     };
-    Ok(ParsedRow { record, shape, ignored_keys: fields.into_iter().map(|(key, _)| key).collect() })
+    Ok(ParsedRow { record, shape, rest: fields })
 }
 
 fn conversation(fields: &mut Fields) -> Result<Row, RowProblem> {
