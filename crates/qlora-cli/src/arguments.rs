@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use qlora_core::data::TrainOn;
+use qlora_core::data::{OnLong, TrainOn};
 use qlora_core::export::GgufType;
 
 /// Fine-tune large language models with LoRA and QLoRA.
@@ -298,15 +298,38 @@ pub(crate) struct ConvertArguments {
     /// The file to write
     #[arg(long, value_name = "OUT.jsonl")]
     pub(crate) out: PathBuf,
-    /// The shape of all rows: messages, sharegpt, alpaca, prompt-completion, preference, prompt or text
+    #[command(flatten)]
+    pub(crate) rows: RowArguments,
+    /// Leave rows out that cannot be used, and count them
+    #[arg(long)]
+    pub(crate) skip_bad_rows: bool,
+}
+
+/// How rows are read, where nothing but names of files is given.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RowArguments {
+    /// The shape of all rows: messages, sharegpt, alpaca, prompt-completion, preference, prompt, text or tokens
+    /// [default: what most rows of a file have]
     #[arg(long, value_name = "SHAPE")]
     pub(crate) shape: Option<String>,
     /// The column that holds a key of the shape, as in --column prompt=question; may be repeated
     #[arg(long = "column", value_name = "KEY=COLUMN")]
     pub(crate) columns: Vec<String>,
-    /// Leave rows out that cannot be used, and count them
-    #[arg(long)]
-    pub(crate) skip_bad_rows: bool,
+    /// Cut text and Markdown into rows of at most so many characters, at headings and paragraphs
+    #[arg(long, value_name = "CHARS", value_parser = parse_positive)]
+    pub(crate) split: Option<usize>,
+}
+
+impl RowArguments {
+    /// The first option that was given.
+    pub(crate) fn given(&self) -> Option<&'static str> {
+        let options = [
+            (self.shape.is_some(), "--shape"),
+            (!self.columns.is_empty(), "--column"),
+            (self.split.is_some(), "--split"),
+        ];
+        options.into_iter().find_map(|(given, option)| given.then_some(option))
+    }
 }
 
 /// How rows become tokens.
@@ -355,6 +378,27 @@ impl From<TrainOnKind> for TrainOn {
     }
 }
 
+/// What becomes of a row that is too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnLongKind {
+    /// Training stops
+    Error,
+    /// It is cut
+    Truncate,
+    /// It is left out
+    Skip,
+}
+
+impl From<OnLongKind> for OnLong {
+    fn from(kind: OnLongKind) -> Self {
+        match kind {
+            OnLongKind::Error => Self::Error,
+            OnLongKind::Truncate => Self::Truncate,
+            OnLongKind::Skip => Self::Skip,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit code 1 when there are errors: rows that training would stop at or learn nothing from."
@@ -368,10 +412,15 @@ pub(crate) struct CheckArguments {
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<String>,
     #[command(flatten)]
+    pub(crate) rows: RowArguments,
+    #[command(flatten)]
     pub(crate) encoder: EncoderArguments,
-    /// The longest row that training will take, in tokens
+    /// The longest row that training will take, in tokens [default: 2048, and never more than the model's context]
     #[arg(long, value_name = "N", value_parser = parse_positive)]
     pub(crate) max_length: Option<usize>,
+    /// What training will do with longer rows [default: error]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub(crate) on_long: Option<OnLongKind>,
     /// A file with held-out rows, which must not be among those to train on; may be repeated
     #[arg(long, value_name = "FILE")]
     pub(crate) eval: Vec<String>,
@@ -381,6 +430,10 @@ pub(crate) struct CheckArguments {
     /// Times that every row is seen, for the estimate of steps [default: 1]
     #[arg(long, value_name = "N", value_parser = parse_epochs)]
     pub(crate) epochs: Option<f64>,
+    /// Tokens that training takes in a second, as measured, for the estimate of time [default: the median of
+    /// metrics.jsonl in the directory of the run, where there is one]
+    #[arg(long, value_name = "N", value_parser = parse_epochs)]
+    pub(crate) tokens_per_second: Option<f64>,
     /// Write the report as a web page too, with tokens coloured by weight
     #[arg(long, value_name = "FILE.html")]
     pub(crate) html: Option<PathBuf>,
@@ -392,15 +445,18 @@ pub(crate) struct CheckArguments {
     are no colours."
 )]
 pub(crate) struct ShowArguments {
-    /// The file with the rows
-    #[arg(value_name = "FILE")]
-    pub(crate) file: PathBuf,
-    /// The model that is to be trained
+    /// Where the rows are: files, folders, patterns, hf://datasets/..; or the configuration of a run, RUN.toml, whose
+    /// sources, model and template are taken
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<String>,
+    /// The model that is to be trained; a configuration names its own
     #[arg(long, value_name = "MODEL")]
-    pub(crate) model: String,
+    pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub(crate) rows_as: RowArguments,
     #[command(flatten)]
     pub(crate) encoder: EncoderArguments,
-    /// Which rows, from 0: 0,5..8 is 0, 5, 6 and 7
+    /// Which rows of all files together, from 0: 0,5..8 is 0, 5, 6 and 7
     #[arg(long, value_name = "ROWS", default_value = "0..3", value_delimiter = ',', value_parser = parse_rows)]
     pub(crate) rows: Vec<RowRange>,
 }

@@ -1,5 +1,6 @@
 use crate::dataset::{Builder, Dataset, DatasetOptions};
 use crate::pipeline::Pipeline;
+use crate::shape_vote::ShapeVote;
 use crate::{Augmentation, Encoder, Error, EvalSplit, Sources, reader, repeats_for_shares};
 use qlora_hub::FetchProgress;
 use serde::{Deserialize, Serialize};
@@ -48,7 +49,7 @@ impl DataPlan {
     ///
     /// # Errors
     /// [`Error::Option`], [`Error::Source`], [`Error::Hub`] before anything is read; then as
-    /// [`Dataset::open`].
+    /// [`Dataset::open`], and [`Error::OneSidedSplit`].
     pub fn open(
         &self,
         encoder: &Encoder,
@@ -82,23 +83,35 @@ impl DataPlan {
                     augmentation: &self.augmentation,
                     split: self.split.as_ref(),
                 };
-                pipeline.run(&mut *rows, &mut |row| match &mut eval {
-                    Some(eval) if row.for_eval => eval.add(row),
-                    _ => train.add(row),
+                let mut vote = ShapeVote::default();
+                pipeline.run(&mut *rows, &mut |row| {
+                    row.vote(&mut vote);
+                    match &mut eval {
+                        Some(eval) if row.for_eval => eval.add(row, &vote),
+                        _ => train.add(row, &vote),
+                    }
                 })?;
+                train.end_file(&vote)?;
+                eval.as_mut().map_or(Ok(()), |eval| eval.end_file(&vote))?;
                 index += 1;
             }
         }
-        train.repeat_sources(&self.repeats(&train.source_sizes())?, self.augmentation.seed);
+        if let (Some(split), Some(eval)) = (&self.split, &eval) {
+            split.check_sides(train.rows(), eval.rows())?;
+        }
+        let repeats = self.sources.repeats(self.mixing, &train.source_sizes())?;
+        train.repeat_sources(&repeats, self.augmentation.seed);
         Ok((train.finish()?, eval.map(Builder::finish).transpose()?))
     }
+}
 
+impl Sources {
     /// How often each source stands in an epoch, given how many samples it has.
-    fn repeats(&self, samples: &[usize]) -> Result<Vec<f64>, Error> {
-        let weights: Option<Vec<f64>> = self.sources.0.iter().map(|source| source.weight).collect();
+    pub(crate) fn repeats(&self, mixing: Mixing, samples: &[usize]) -> Result<Vec<f64>, Error> {
+        let weights: Option<Vec<f64>> = self.0.iter().map(|source| source.weight).collect();
         match weights {
-            Some(weights) => repeats_for_shares(&weights, samples, self.mixing == Mixing::Oversample),
-            None => Ok(self.sources.0.iter().map(|source| source.repeat).collect()),
+            Some(weights) => repeats_for_shares(&weights, samples, mixing == Mixing::Oversample),
+            None => Ok(self.0.iter().map(|source| source.repeat).collect()),
         }
     }
 }

@@ -1,5 +1,6 @@
 use crate::keyed_hash::{is_within, keyed_hash};
 use crate::pipeline::{EncodedRow, Outcome, Pipeline};
+use crate::shape_vote::ShapeVote;
 use crate::token_store::{Record, TokenStore};
 use crate::{
     Augmentation, DataPlan, DatasetReport, Encoder, Error, Location, Position, Remarks, RowProblem, RowShape,
@@ -40,7 +41,7 @@ pub enum OnLong {
 /// How a file is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DatasetOptions {
-    /// The shape of all rows; `None` finds it out, and refuses a file that mixes shapes.
+    /// The shape of all rows; `None` finds it out for each file: that of most rows. Rows of another can't be used.
     pub shape: Option<RowShape>,
     /// The most tokens a sample may have; `None` for no limit.
     pub max_length: Option<usize>,
@@ -83,8 +84,8 @@ impl Dataset {
     /// passed over.
     ///
     /// # Errors
-    /// [`Error::Read`]; [`Error::Row`] for the first unusable row unless the options skip such;
-    /// [`Error::MixedShapes`]; [`Error::Empty`] and [`Error::NothingLeft`].
+    /// [`Error::Read`]; [`Error::Row`] for the first unusable row unless the options skip such; [`Error::Empty`] and
+    /// [`Error::NothingLeft`].
     pub fn from_jsonl(
         path: impl AsRef<Path>,
         encoder: &Encoder,
@@ -115,7 +116,12 @@ impl Dataset {
             split: None,
         };
         let mut builder = Builder::new(vec![name.as_ref().to_owned()], options);
-        pipeline.run(&mut rows, &mut |row| builder.add(row))?;
+        let mut vote = ShapeVote::default();
+        pipeline.run(&mut rows, &mut |row| {
+            row.vote(&mut vote);
+            builder.add(row, &vote)
+        })?;
+        builder.end_file(&vote)?;
         builder.finish()
     }
 
@@ -213,8 +219,10 @@ pub(crate) struct Builder<'a> {
     options: &'a DatasetOptions,
     file: u32,
     rows: usize,
-    /// Place and shape of the first row of the file that has one.
-    first: Option<(Position, RowShape)>,
+    /// The first record of each run of rows of one shape in the file.
+    runs: Vec<(usize, RowShape)>,
+    /// Rows of the file that failed, and whose shape may be why.
+    odd: Vec<(Position, RowShape, RowProblem)>,
     /// The shapes of files.
     shapes: Vec<RowShape>,
     store: TokenStore,
@@ -225,7 +233,8 @@ pub(crate) struct Builder<'a> {
     skipped_long: usize,
     skipped_untrained: usize,
     skipped_bad: usize,
-    first_skipped: Option<SkippedRow>,
+    /// With its file and its place there.
+    first_skipped: Option<((u32, usize), SkippedRow)>,
     ignored_keys: BTreeMap<String, usize>,
     remarks: Remarks,
 }
@@ -237,7 +246,8 @@ impl<'a> Builder<'a> {
             options,
             file: 0,
             rows: 0,
-            first: None,
+            runs: Vec::new(),
+            odd: Vec::new(),
             shapes: Vec::new(),
             store: TokenStore::new(),
             records: Vec::new(),
@@ -264,7 +274,40 @@ impl<'a> Builder<'a> {
 
     pub(crate) fn begin_file(&mut self, file: u32) {
         self.file = file;
-        self.first = None;
+    }
+
+    /// Ends a file: its shape is known now, and rows of another can't be used.
+    pub(crate) fn end_file(&mut self, vote: &ShapeVote) -> Result<(), Error> {
+        for (position, shape, problem) in std::mem::take(&mut self.odd) {
+            self.skip(position, vote.problem(shape).unwrap_or(problem))?;
+        }
+        let runs = std::mem::take(&mut self.runs);
+        if let Some(shape) = vote.winner()
+            && !self.shapes.contains(&shape)
+        {
+            self.shapes.push(shape);
+        }
+        let Some((first, _)) = runs.first() else { return Ok(()) };
+        let mut records = self.records.split_off(*first).into_iter();
+        let ends = runs.iter().map(|(start, _)| *start).skip(1).chain([usize::MAX]);
+        for ((start, shape), end) in runs.iter().zip(ends) {
+            let run = records.by_ref().take(end - start);
+            if vote.winner() == Some(*shape) {
+                self.records.extend(run);
+                continue;
+            }
+            for record in run.collect::<Vec<_>>() {
+                if let Some(problem) = vote.problem(*shape) {
+                    self.skip(record.position, problem)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows so far.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
     }
 
     /// Lets the samples of each source stand as often as its number says; of a fraction, those whose hash is low.
@@ -290,18 +333,10 @@ impl<'a> Builder<'a> {
         self.files.get(self.file as usize).map_or_else(PathBuf::new, |path| path.to_path_buf())
     }
 
-    pub(crate) fn add(&mut self, row: EncodedRow) -> Result<(), Error> {
+    /// Adds a row; the shapes of the file's rows so far, this one included, are told beside.
+    pub(crate) fn add(&mut self, row: EncodedRow, vote: &ShapeVote) -> Result<(), Error> {
         self.rows += 1;
         let line = row.position;
-        if let Some(other) = row.shape {
-            if self.first.is_none() && !self.shapes.contains(&other) {
-                self.shapes.push(other);
-            }
-            let (first_line, first) = *self.first.get_or_insert((line, other));
-            if first != other {
-                return Err(Error::MixedShapes { path: self.path(), first_line, first, line, other });
-            }
-        }
         for key in row.ignored_keys {
             *self.ignored_keys.entry(key).or_default() += 1;
         }
@@ -309,9 +344,20 @@ impl<'a> Builder<'a> {
             Ok(Outcome { encoded, truncated }) => {
                 self.truncated += usize::from(truncated);
                 self.remarks += encoded.remarks;
+                if let Some(shape) = row.shape
+                    && self.runs.last().is_none_or(|(_, last)| *last != shape)
+                {
+                    self.runs.push((self.records.len(), shape));
+                }
                 self.keep(&encoded.sample, line)
             }
-            Err(problem) => self.skip(line, problem),
+            Err(problem) => match row.shape.filter(|shape| shape.is_supervised()) {
+                Some(shape) if vote.problem(shape).is_some() => {
+                    self.odd.push((line, shape, problem));
+                    Ok(())
+                }
+                _ => self.skip(line, problem),
+            },
         }
     }
 
@@ -332,12 +378,14 @@ impl<'a> Builder<'a> {
             return Err(Error::Row { path: self.path(), line, problem: Box::new(problem) });
         }
         *counter += 1;
-        if self.first_skipped.is_none() {
+        let at = (self.file, line.number);
+        if self.first_skipped.as_ref().is_none_or(|(first, _)| at < *first) {
             let place = match self.files.len() {
                 0 | 1 => line.to_string(),
                 _ => format!("{}, {line}", self.path().display()),
             };
-            self.first_skipped = Some(SkippedRow { line: line.number, place, problem: problem.to_string() });
+            let row = SkippedRow { line: line.number, place, problem: problem.to_string() };
+            self.first_skipped = Some((at, row));
         }
         Ok(())
     }
@@ -351,7 +399,7 @@ impl<'a> Builder<'a> {
             };
             return Err(match self.first_skipped {
                 None => Error::Empty { path },
-                Some(SkippedRow { place, problem, .. }) => {
+                Some((_, SkippedRow { place, problem, .. })) => {
                     Error::NothingLeft { path, rows: self.rows, line: place, problem }
                 }
             });
@@ -369,7 +417,7 @@ impl<'a> Builder<'a> {
         report.skipped_long = self.skipped_long;
         report.skipped_untrained = self.skipped_untrained;
         report.skipped_bad = self.skipped_bad;
-        report.first_skipped = self.first_skipped;
+        report.first_skipped = self.first_skipped.map(|(_, row)| row);
         report.ignored_keys = self.ignored_keys;
         report.remarks = self.remarks;
         Ok(Dataset {

@@ -67,23 +67,24 @@ pub enum Error {
         /// What is wrong with the row.
         problem: Box<RowProblem>,
     },
-    /// Two rows of one file have different shapes.
+    /// A split with nothing on one side.
     #[error(
-        "{}: {first_line} has the shape {first}, but {line} has the shape {other}; \
-         put the rows of each shape into a file of their own",
-        path.display()
+        "the split leaves no row to {purpose}: fraction {fraction} of {rows} rows{grouped}, seed {seed}; {advice}, \
+         choose another seed, or name the rows to evaluate on by `eval`"
     )]
-    MixedShapes {
-        /// The file.
-        path: PathBuf,
-        /// The place of the first row.
-        first_line: Position,
-        /// Its shape.
-        first: RowShape,
-        /// The place of the first row that differs.
-        line: Position,
-        /// Its shape.
-        other: RowShape,
+    OneSidedSplit {
+        /// What there is no row for.
+        purpose: &'static str,
+        /// The share that was asked for.
+        fraction: f64,
+        /// All rows.
+        rows: usize,
+        /// By which column, in words.
+        grouped: String,
+        /// The seed of the split.
+        seed: u64,
+        /// What to do with the fraction.
+        advice: &'static str,
     },
     /// The file has no rows.
     #[error("{}: no rows; the file is empty or holds only blank lines", path.display())]
@@ -169,6 +170,21 @@ pub enum RowProblem {
         /// The keys of the row.
         keys: Vec<String>,
     },
+    /// The row has another shape than most rows of its file.
+    #[error(
+        "the row has the shape {shape}, and {rows} of the file's {of} rows have {common}; correct the row, or put the \
+         rows of each shape into a file of their own"
+    )]
+    OtherShape {
+        /// The shape of the row.
+        shape: RowShape,
+        /// The shape of the file.
+        common: RowShape,
+        /// Rows that have it.
+        rows: usize,
+        /// Rows of the file whose shape is known.
+        of: usize,
+    },
     /// The row has the keys of several shapes.
     #[error(
         "the row could be {first} or {second}; name the shape of the file: shape = \"{}\" or \"{}\"",
@@ -222,6 +238,12 @@ pub enum RowProblem {
         /// The limit.
         limit: usize,
     },
+    /// More values than any row should have, though few bytes say them.
+    #[error("more than {limit} values (numbers, texts, lists and the keys of objects); split the row")]
+    TooManyValues {
+        /// The limit.
+        limit: usize,
+    },
     /// A document of white space.
     #[error("the document is empty")]
     BlankDocument,
@@ -229,7 +251,10 @@ pub enum RowProblem {
     #[error("`chosen` and `rejected` are equal; remove the row")]
     SamePreference,
     /// A row that supervised fine-tuning cannot use.
-    #[error("rows with {shape} are not for supervised fine-tuning; expected something to imitate")]
+    #[error(
+        "rows with {shape} are not for supervised fine-tuning; expected something to imitate{}",
+        if *shape == RowShape::Prompt { ": `completion` beside `prompt`, or `messages`" } else { "" }
+    )]
     NotSupervised {
         /// The shape.
         shape: RowShape,
@@ -239,6 +264,17 @@ pub enum RowProblem {
     NoText {
         /// The shape.
         shape: RowShape,
+    },
+    /// A row that becomes something else than those before it.
+    #[error(
+        "becomes a row with {shape}, and the rows before became rows with {first}: no file can have both; convert them \
+         into files of their own"
+    )]
+    OtherConversion {
+        /// What it becomes.
+        shape: RowShape,
+        /// What the first row became.
+        first: RowShape,
     },
     /// The tokenizer or the chat template refused the row.
     #[error("{source}")]

@@ -36,6 +36,19 @@ impl EvalSplit {
         })
     }
 
+    /// That there is no row on one side, if so: with few rows or groups that happens, as a row's side depends on no
+    /// other row.
+    pub(crate) fn check_sides(&self, train: usize, eval: usize) -> Result<(), Error> {
+        let (purpose, advice) = match (train, eval) {
+            (1.., 0) => ("evaluate on", "raise the fraction"),
+            (0, 1..) => ("train on", "lower the fraction"),
+            _ => return Ok(()),
+        };
+        let grouped = self.group.as_ref().map_or(String::new(), |group| format!(" grouped by {group:?}"));
+        let Self { fraction, seed, .. } = *self;
+        Err(Error::OneSidedSplit { purpose, fraction, rows: train + eval, grouped, seed, advice })
+    }
+
     /// Whether a row is for evaluation.
     ///
     /// # Errors

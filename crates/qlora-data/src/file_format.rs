@@ -44,6 +44,13 @@ impl FileFormat {
     }
 }
 
+impl FileFormat {
+    /// Whether a file is a document, not a list of rows.
+    pub(crate) fn is_document(self) -> bool {
+        matches!(self, Self::Text | Self::Markdown)
+    }
+}
+
 impl fmt::Display for FileFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

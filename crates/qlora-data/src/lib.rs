@@ -34,6 +34,7 @@
 
 mod augmentation;
 mod batch;
+mod bounded_json;
 pub mod check;
 mod column_template;
 mod convert;
@@ -44,6 +45,7 @@ mod error;
 mod eval_split;
 mod file_format;
 mod glob;
+mod hub_files;
 mod keyed_hash;
 mod packing;
 mod pieces;
@@ -58,6 +60,7 @@ mod row_reader;
 mod row_shape;
 mod sample;
 mod sampler;
+mod shape_vote;
 mod source;
 mod token_store;
 mod turn_joiner;

@@ -3,6 +3,7 @@
 use crate::dataset::{DatasetOptions, OnLong};
 use crate::reader::RawRow;
 use crate::row_reader::{self, ParsedRow};
+use crate::shape_vote::ShapeVote;
 use crate::turn_joiner::TurnJoiner;
 use crate::{
     Augmentation, Encoded, Encoder, Error, EvalSplit, Position, Record, Row, RowProblem, RowShape, Source,
@@ -39,6 +40,15 @@ pub(crate) struct EncodedRow {
     pub(crate) ignored_keys: Vec<String>,
     pub(crate) for_eval: bool,
     pub(crate) outcome: Result<Outcome, RowProblem>,
+}
+
+impl EncodedRow {
+    /// Rows that no fine-tuning can use have no say in what the shape of their file is.
+    pub(crate) fn vote(&self, vote: &mut ShapeVote) {
+        if let Some(shape) = self.shape.filter(|shape| shape.is_supervised()) {
+            vote.add(shape);
+        }
+    }
 }
 
 pub(crate) struct Outcome {
@@ -90,9 +100,10 @@ impl Pipeline<'_> {
             Err(problem) => {
                 Prepared { position, shape: None, ignored_keys: Vec::new(), for_eval, row: Err(problem) }
             }
-            Ok(ParsedRow { record, shape, mut ignored_keys }) => {
+            Ok(ParsedRow { record, shape, rest }) => {
                 let group = self.split.and_then(|split| split.group.as_ref());
-                ignored_keys.retain(|key| Some(key) != group);
+                let ignored_keys =
+                    rest.into_iter().map(|(key, _)| key).filter(|key| Some(key) != group).collect();
                 let row = match record {
                     Record::Row(row) if self.augmentation.changes_rows() => {
                         Ok(self.augmentation.vary(row, self.file, position.number))

@@ -1,5 +1,6 @@
 //! Where a row stands.
 
+use crate::{Error, RowProblem};
 use serde::Serialize;
 use std::fmt;
 use std::path::PathBuf;
@@ -22,7 +23,8 @@ pub enum Unit {
 pub struct Position {
     /// What is counted.
     pub unit: Unit,
-    /// From 1.
+    /// From 1. In JSON it is `line`, whatever the unit.
+    #[serde(rename = "line")]
     pub number: usize,
 }
 
@@ -58,6 +60,12 @@ pub struct Location {
     pub path: Arc<PathBuf>,
     /// The place in it.
     pub position: Position,
+}
+
+impl Location {
+    pub(crate) fn error(&self, problem: RowProblem) -> Error {
+        Error::Row { path: self.path.to_path_buf(), line: self.position, problem: Box::new(problem) }
+    }
 }
 
 impl fmt::Display for Location {

@@ -15,11 +15,11 @@ mod text;
 pub use decoder_panic::panic_is_caught;
 pub use text::TextSplit;
 
-use crate::{Error, FileFormat, Position, RowProblem, SourceFile};
+use crate::{Error, FileFormat, Position, RowProblem, SourceFile, bounded_json};
 use flate2::read::MultiGzDecoder;
 use serde_json::Value;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 
 /// The largest row, in bytes: a longer one is a damaged file, and must not fill the memory.
@@ -60,7 +60,7 @@ impl RawRow {
             Content::Json(bytes) => {
                 let text = std::str::from_utf8(&bytes)
                     .map_err(|error| RowProblem::NotUtf8 { byte: error.valid_up_to() })?;
-                serde_json::from_str(text).map_err(|source| RowProblem::Json { source })
+                bounded_json::parse(text)
             }
             Content::Value(value, _) => Ok(value),
             Content::Bad(problem) => Err(problem),
@@ -115,15 +115,12 @@ fn file_error(path: &Path, problem: impl Into<String>) -> Error {
     Error::File { path: path.to_owned(), problem: problem.into() }
 }
 
-/// Everything, when it is at most [`MAX_ROW_BYTES`].
-fn read_whole(reader: impl Read, path: &Path) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
-    reader.take(MAX_ROW_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(read_error(path))?;
-    if bytes.len() > MAX_ROW_BYTES {
-        return Err(file_error(path, RowProblem::TooLarge { limit: MAX_ROW_BYTES }.to_string()));
+/// The file after its byte order mark, if it has one.
+fn without_byte_order_mark<R: BufRead>(mut reader: R, path: &Path) -> Result<impl BufRead + use<R>, Error> {
+    let mut start = Vec::new();
+    (&mut reader).take(BYTE_ORDER_MARK.len() as u64).read_to_end(&mut start).map_err(read_error(path))?;
+    if start == BYTE_ORDER_MARK {
+        start.clear();
     }
-    if bytes.starts_with(BYTE_ORDER_MARK) {
-        bytes.drain(..BYTE_ORDER_MARK.len());
-    }
-    Ok(bytes)
+    Ok(Cursor::new(start).chain(reader))
 }

@@ -2,7 +2,7 @@
 
 use crate::reader::RawRow;
 use crate::turns::{self, with_system};
-use crate::{Preference, Prompt, Record, Row, RowProblem, RowShape, Source};
+use crate::{Preference, Prompt, Record, Row, RowProblem, RowShape, Source, bounded_json};
 use qlora_text::Message;
 use serde_json::{Map, Value};
 
@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 pub(crate) struct ParsedRow {
     pub(crate) record: Record,
     pub(crate) shape: RowShape,
-    pub(crate) ignored_keys: Vec<String>,
+    /// The columns that the shape has no use for.
+    pub(crate) rest: Fields,
 }
 
 /// A row of something to imitate.
@@ -29,7 +30,8 @@ pub(crate) fn supervised(
     shape: Option<RowShape>,
 ) -> Result<SupervisedRow, RowProblem> {
     let fields = map_columns(fields, source)?;
-    let ParsedRow { record, shape, ignored_keys } = parse(fields, source.shape.or(shape))?;
+    let ParsedRow { record, shape, rest } = parse(fields, source.shape.or(shape))?;
+    let ignored_keys = rest.into_iter().map(|(key, _)| key).collect();
     match record {
         Record::Row(row) => Ok(SupervisedRow { row, shape, ignored_keys }),
         Record::Preference(_) | Record::Prompt(_) => Err(RowProblem::NotSupervised { shape }),
@@ -111,7 +113,7 @@ pub(crate) fn parse(mut fields: Fields, shape: Option<RowShape>) -> Result<Parse
         }
         RowShape::Tokens => Record::Row(tokens(&mut fields)?),
     };
-    Ok(ParsedRow { record, shape, ignored_keys: fields.into_iter().map(|(key, _)| key).collect() })
+    Ok(ParsedRow { record, shape, rest: fields })
 }
 
 fn conversation(fields: &mut Fields) -> Result<Row, RowProblem> {
@@ -139,7 +141,7 @@ fn alpaca(fields: &mut Fields) -> Result<Row, RowProblem> {
     }
     let mut messages = Vec::new();
     let expected = "a list of pairs [question, answer]";
-    match fields.shift_remove("history").map(from_text) {
+    match fields.shift_remove("history").map(from_text).transpose()? {
         None | Some(Value::Null) => {}
         Some(Value::Array(pairs)) => {
             for pair in pairs {
@@ -159,7 +161,7 @@ fn alpaca(fields: &mut Fields) -> Result<Row, RowProblem> {
 }
 
 fn with_context(fields: &mut Fields, messages: Vec<Message>, trained_from: usize) -> Result<Row, RowProblem> {
-    let tools = match fields.shift_remove("tools").map(from_text) {
+    let tools = match fields.shift_remove("tools").map(from_text).transpose()? {
         None | Some(Value::Null) => None,
         Some(Value::String(text)) if text.trim().is_empty() => None,
         Some(Value::Array(tools)) if tools.is_empty() => None,
@@ -176,7 +178,7 @@ fn with_context(fields: &mut Fields, messages: Vec<Message>, trained_from: usize
 
 fn prompt_completion(fields: &mut Fields) -> Result<Row, RowProblem> {
     let expected = "a string, or a list of messages like the other of the two";
-    match (fields.shift_remove("prompt").map(from_list), fields.shift_remove("completion").map(from_list)) {
+    match (taken(fields, "prompt")?, taken(fields, "completion")?) {
         (Some(Value::String(prompt)), Some(Value::String(completion))) => {
             Ok(Row::Text { prompt, completion })
         }
@@ -230,7 +232,7 @@ fn preference(fields: &mut Fields) -> Result<Preference, RowProblem> {
 
 /// A list of messages, or a text as one message.
 fn side(fields: &mut Fields, key: &'static str, role: &str) -> Result<Option<Vec<Message>>, RowProblem> {
-    match fields.shift_remove(key).map(from_list) {
+    match taken(fields, key)? {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(vec![Message::new(role, text)])),
         Some(Value::Array(turns)) => Ok(Some(turns::messages(turns)?)),
@@ -261,7 +263,7 @@ fn tokens(fields: &mut Fields) -> Result<Row, RowProblem> {
             unexpected("input_ids", "token ids: integers from 0", wrong)
         })?;
     // Padding has no meaning here; a mask that hides tokens would be silently lost.
-    if let Some(mask) = fields.shift_remove("attention_mask").map(from_text)
+    if let Some(mask) = fields.shift_remove("attention_mask").map(from_text).transpose()?
         && mask
             .as_array()
             .is_none_or(|mask| mask.len() != ids.len() || mask.iter().any(|v| v.as_u64() != Some(1)))
@@ -272,7 +274,7 @@ fn tokens(fields: &mut Fields) -> Result<Row, RowProblem> {
             found: "something else".to_owned(),
         });
     }
-    let weights = match fields.shift_remove("labels").map(from_text) {
+    let weights = match fields.shift_remove("labels").map(from_text).transpose()? {
         None | Some(Value::Null) => vec![1.0; ids.len()],
         Some(Value::Array(labels)) if labels.len() == ids.len() => labels
             .iter()
@@ -298,7 +300,7 @@ fn tokens(fields: &mut Fields) -> Result<Row, RowProblem> {
 }
 
 fn list(fields: &mut Fields, key: &'static str, expected: &'static str) -> Result<Vec<Value>, RowProblem> {
-    match fields.shift_remove(key).map(from_text) {
+    match fields.shift_remove(key).map(from_text).transpose()? {
         Some(Value::Array(values)) if values.is_empty() => {
             Err(RowProblem::Field { key, expected, found: "an empty list".to_owned() })
         }
@@ -308,21 +310,23 @@ fn list(fields: &mut Fields, key: &'static str, expected: &'static str) -> Resul
 }
 
 /// A list that stands as text, which is how tables hold lists.
-fn from_text(value: Value) -> Value {
+fn from_text(value: Value) -> Result<Value, RowProblem> {
     match &value {
-        Value::String(text) if text.trim_start().starts_with('[') => {
-            serde_json::from_str(text).unwrap_or(value)
-        }
-        _ => value,
+        Value::String(text) if text.trim_start().starts_with('[') => match bounded_json::parse(text) {
+            Err(problem @ RowProblem::TooManyValues { .. }) => Err(problem),
+            parsed => Ok(parsed.unwrap_or(value)),
+        },
+        _ => Ok(value),
     }
 }
 
 /// [`from_text`] where a text may also be meant: only lists of objects are taken for what they say.
-fn from_list(value: Value) -> Value {
-    match from_text(value.clone()) {
+fn taken(fields: &mut Fields, key: &str) -> Result<Option<Value>, RowProblem> {
+    let Some(value) = fields.shift_remove(key) else { return Ok(None) };
+    Ok(Some(match from_text(value.clone())? {
         Value::Array(turns) if turns.first().is_some_and(is_turn) => Value::Array(turns),
         _ => value,
-    }
+    }))
 }
 
 fn is_turn(value: &Value) -> bool {

@@ -43,6 +43,11 @@ impl RowShape {
         }
     }
 
+    /// Whether its rows are something to imitate.
+    pub(crate) fn is_supervised(self) -> bool {
+        !matches!(self, Self::Preference | Self::Prompt)
+    }
+
     /// The shape that the keys of a row tell. A key that holds null counts as absent.
     pub(crate) fn detect(fields: &Map<String, Value>) -> Result<Self, RowProblem> {
         let has = |key: &str| fields.get(key).is_some_and(|value| !value.is_null());

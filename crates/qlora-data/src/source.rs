@@ -1,10 +1,10 @@
 //! Where rows come from, and the files that this means.
 
-use crate::{ColumnTemplate, Error, FileFormat, RowShape, TextSplit, glob};
-use qlora_hub::{DatasetStore, FetchProgress, HubId};
+use crate::{ColumnTemplate, Error, FileFormat, RowShape, TextSplit, glob, hub_files};
+use qlora_hub::{DatasetStore, FetchProgress};
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Serialize, Serializer};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,8 @@ use std::path::{Path, PathBuf};
 #[serde(deny_unknown_fields)]
 pub struct Source {
     /// A file, a folder (with all files below it), a pattern with `*`, `?` and `**`, or
-    /// `hf://datasets/organisation/name[@revision]/PATTERN`.
+    /// `hf://datasets/organisation/name[@revision]/PATTERN`. Of a data set of the hub, or a folder of it, the files of
+    /// the train split are meant, where names tell splits.
     pub path: String,
     /// How the files hold their rows; by default what their names end in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,7 +36,7 @@ pub struct Source {
     /// The key of a shape, and the text that makes it from columns: `{prompt = "Title: {title}[[\n{body}]]"}`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub template: BTreeMap<String, ColumnTemplate>,
-    /// How documents (text, Markdown) are cut into rows; by default a file is a row.
+    /// How documents (text, Markdown) are cut into rows; by default a file is a row. Refused for other formats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<TextSplit>,
     /// How many times the rows stand in an epoch. Of a fraction, that share of the rows is chosen by the seed.
@@ -97,6 +98,11 @@ impl Source {
             _ if self.split.is_some_and(|split| split.max_chars == 0) => {
                 wrong("split.max_chars", "0".into(), "at least 1")
             }
+            _ if self.split.is_some() && self.format.is_some_and(|format| !format.is_document()) => wrong(
+                "split",
+                format!("given for {} files", self.format.map_or(String::new(), |format| format.to_string())),
+                "it for text or markdown only: rows of other formats stay whole",
+            ),
             _ => Ok(()),
         }
     }
@@ -228,9 +234,7 @@ impl Source {
     /// [`Error::Source`] when there is none, or a format can't be told; [`Error::Hub`].
     pub fn files(&self, progress: &mut dyn FetchProgress) -> Result<Vec<SourceFile>, Error> {
         let (found, whole_folder) = if let Some(rest) = self.path.strip_prefix(HUB) {
-            let last = rest.rsplit('/').next().unwrap_or("");
-            let whole_folder = !glob::is_pattern(rest) && FileFormat::of_name(Path::new(last)).is_none();
-            (self.hub_files(rest, progress)?, whole_folder)
+            self.hub_files(rest, progress)?
         } else if self.path.contains("://") {
             return Err(self.wrong("only paths and hf://datasets/.. are read; download the file first"));
         } else {
@@ -263,6 +267,15 @@ impl Source {
             return Err(self.wrong(format!(
                 "the folder has files of the formats {}; set `format`, or name files by a pattern",
                 formats.join(", ")
+            )));
+        }
+        if self.split.is_some()
+            && let Some(SourceFile { path, format }) = files.iter().find(|file| !file.format.is_document())
+        {
+            return Err(self.wrong(format!(
+                "`split` cuts text and Markdown, and {} is {format}, whose rows stay whole; remove `split`, or write \
+                 the documents as files of their own",
+                path.display()
             )));
         }
         Ok(files)
@@ -304,29 +317,27 @@ impl Source {
         Ok((files, false))
     }
 
-    fn hub_files(&self, rest: &str, progress: &mut dyn FetchProgress) -> Result<Vec<PathBuf>, Error> {
-        let mut parts = rest.splitn(3, '/');
-        let (organisation, name, pattern) =
-            (parts.next().unwrap_or(""), parts.next().unwrap_or(""), parts.next().unwrap_or(""));
-        let id = HubId::parse(&format!("{organisation}/{name}")).ok_or_else(|| {
+    fn hub_files(&self, rest: &str, progress: &mut dyn FetchProgress) -> Result<(Vec<PathBuf>, bool), Error> {
+        let hub = |source| Error::Hub { source: Box::new(source) };
+        let (id, pattern) = hub_files::parse(rest).ok_or_else(|| {
             self.wrong("expected hf://datasets/organisation/name[@revision]/file, folder or pattern")
         })?;
-        let wanted = |file: &str| {
-            let told = FileFormat::of_name(Path::new(file));
-            let chosen = match self.format {
-                Some(format) => told == Some(format),
-                None => told.is_some_and(|told| !matches!(told, FileFormat::Text | FileFormat::Markdown)),
+        let store = DatasetStore::from_env().map_err(hub)?;
+        let names = store.file_names(&id, progress).map_err(hub)?;
+        let chosen =
+            hub_files::choose(&names, pattern, self.format).map_err(|problem| self.wrong(problem))?;
+        let whole_folder = hub_files::is_folder(pattern);
+        if whole_folder && !chosen.is_empty() {
+            let first: Vec<&str> = chosen.iter().copied().take(5).collect();
+            let more = match chosen.len() - first.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
             };
-            file == pattern
-                || glob::is_pattern(pattern) && glob::matches(pattern, file)
-                || chosen
-                    && (pattern.is_empty()
-                        || file
-                            .strip_prefix(pattern.trim_end_matches('/'))
-                            .is_some_and(|f| f.starts_with('/')))
-        };
-        let store = DatasetStore::from_env().map_err(|source| Error::Hub { source: Box::new(source) })?;
-        store.fetch(&id, &wanted, progress).map_err(|source| Error::Hub { source: Box::new(source) })
+            progress.message(&format!("{}: read is {}{more}", self.path, first.join(", ")));
+        }
+        let wanted: HashSet<&str> = chosen.into_iter().collect();
+        let files = store.fetch(&id, &|name| wanted.contains(name), progress).map_err(hub)?;
+        Ok((files, whole_folder))
     }
 }
 

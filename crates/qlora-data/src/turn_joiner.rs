@@ -1,7 +1,7 @@
 use crate::augmentation::pick;
 use crate::keyed_hash::keyed_hash;
 use crate::pipeline::Prepared;
-use crate::{JoinTurns, Row};
+use crate::{JoinTurns, Row, RowShape};
 use qlora_text::Message;
 
 /// Collects single turns and gives out conversations: see [`JoinTurns`].
@@ -13,10 +13,11 @@ pub(crate) struct TurnJoiner {
 }
 
 /// What rows must have in common to be joined. A row that is held out must not become part of a conversation that is
-/// trained on.
+/// trained on; one of another shape than its file's may have to go.
 #[derive(PartialEq)]
 struct Kind {
     for_eval: bool,
+    shape: Option<RowShape>,
     system: Option<String>,
 }
 
@@ -46,7 +47,7 @@ impl TurnJoiner {
         let mut groups: Vec<(Kind, Vec<Prepared>)> = Vec::new();
         for row in self.waiting.drain(..) {
             let system = row.row.as_ref().ok().and_then(system_of).map(str::to_owned);
-            let kind = Kind { for_eval: row.for_eval, system };
+            let kind = Kind { for_eval: row.for_eval, shape: row.shape, system };
             match groups.iter_mut().find(|(other, _)| *other == kind) {
                 Some((_, rows)) => rows.push(row),
                 None => groups.push((kind, vec![row])),

@@ -1,6 +1,6 @@
 //! Lists of turns, in the dialects in use, as messages.
 
-use crate::RowProblem;
+use crate::{RowProblem, bounded_json};
 use qlora_text::Message;
 use serde_json::{Map, Value, json};
 
@@ -66,8 +66,8 @@ fn message(index: usize, turn: Value) -> Result<Message, RowProblem> {
 /// One call or a list of them, as JSON or as the text of it.
 fn calls(index: usize, value: &Value) -> Result<Vec<Value>, RowProblem> {
     let parsed = match value {
-        Value::String(text) => serde_json::from_str(text)
-            .map_err(|error| turn_problem(index, format!("the function call is not valid JSON: {error}")))?,
+        Value::String(text) => bounded_json::parse(text)
+            .map_err(|problem| turn_problem(index, format!("the function call is {problem}")))?,
         other => other.clone(),
     };
     let calls = match parsed {

@@ -101,13 +101,14 @@ fn every_bad_row_names_its_line_and_its_fault() {
 
 #[test]
 fn rows_for_other_purposes_are_refused() {
-    for (row, shape) in [
-        ("{\"prompt\": \"a\", \"answer\": 3}", "`prompt`"),
-        ("{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}", "`chosen` and `rejected`"),
+    for (row, shape, more) in [
+        ("{\"prompt\": \"a\", \"answer\": 3}", "`prompt`", ": `completion` beside `prompt`, or `messages`"),
+        ("{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}", "`chosen` and `rejected`", ""),
     ] {
         let error = refused(row, STOP);
         let expected = format!(
-            "data.jsonl, line 1: rows with {shape} are not for supervised fine-tuning; expected something to imitate"
+            "data.jsonl, line 1: rows with {shape} are not for supervised fine-tuning; expected something to \
+             imitate{more}"
         );
         assert_eq!(error, expected);
     }
@@ -143,17 +144,55 @@ fn bad_conversations_name_their_fault() {
 }
 
 #[test]
-fn mixed_shapes_are_refused_with_both_lines() {
+fn rows_of_another_shape_than_most_are_bad_rows() {
+    let ids = "{\"input_ids\": [1, 2]}\n";
+    let text = "{\"text\": \"a\"}\n";
     let Some(encoder) = &*SMOLLM2 else { return };
-    let text = "\n{\"prompt\": \"a\", \"completion\": \" b\"}\n\n{\"input_ids\": [1, 2]}\n";
-    for options in [STOP, SKIP] {
-        let error = read(text, encoder, options).unwrap_err().to_string();
-        assert!(
-            error.starts_with(
-                "data.jsonl: line 2 has the shape `prompt` and `completion`, but line 4 has the shape `input_ids`"
-            ),
-            "{error}"
+    // Wherever they stand, the first row included; of equals the first shape is the file's.
+    for (rows, place, common) in [
+        ([ids, text, ids], "line 2", "2 of the file's 3 rows have `input_ids`"),
+        ([text, ids, ids], "line 1", "2 of the file's 3 rows have `input_ids`"),
+        ([ids, text, "\n"], "line 2", "1 of the file's 2 rows have `input_ids`"),
+        ([text, text, ids], "line 3", "2 of the file's 3 rows have `text`"),
+    ] {
+        let error = read(rows.concat(), encoder, STOP).unwrap_err().to_string();
+        let odd = if common.ends_with("`text`") { "`input_ids`" } else { "`text`" };
+        let expected = format!(
+            "data.jsonl, {place}: the row has the shape {odd}, and {common}; correct the row, or put the rows of each \
+             shape into a file of their own"
         );
+        assert_eq!(error, expected);
+        let kept = read(rows.concat(), encoder, SKIP).unwrap();
+        let report = kept.report();
+        assert_eq!((report.samples, report.skipped_bad), (report.rows - 1, 1), "{rows:?}");
+        assert_eq!(report.first_skipped.as_ref().unwrap().place, place);
+        assert_eq!(report.shape, Some(if odd == "`text`" { RowShape::Tokens } else { RowShape::Text }));
+        assert!(
+            kept.iter()
+                .enumerate()
+                .all(|(row, sample)| kept.location(row).unwrap().position.number == sample.line)
+        );
+    }
+}
+
+#[test]
+fn a_row_without_its_completion_is_a_bad_row() {
+    let Some(encoder) = &*SMOLLM2 else { return };
+    let good = "{\"prompt\": \"a\", \"completion\": \" b\"}\n";
+    for bad in ["{\"prompt\": \"a\"}\n", "{\"prompt\": \"a\", \"completion\": null}\n"] {
+        for (rows, place) in [([bad, good], "line 1"), ([good, bad], "line 2")] {
+            let error = read(rows.concat(), encoder, STOP).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("data.jsonl, {place}: rows with `prompt` are not for")),
+                "{error}"
+            );
+            let kept = read(rows.concat(), encoder, SKIP).unwrap();
+            assert_eq!((kept.len(), kept.report().skipped_bad), (1, 1));
+            assert_eq!(kept.report().first_skipped.as_ref().unwrap().place, place);
+        }
+        // However many they are: only what can be trained on says what the file is.
+        let kept = read([bad, bad, good].concat(), encoder, SKIP).unwrap();
+        assert_eq!((kept.len(), kept.report().skipped_bad), (1, 2));
     }
 }
 

@@ -1,8 +1,8 @@
 //! Several sources, augmentation, splits and conversion: deterministic, and recorded.
 
 use qlora_data::{
-    Augmentation, DataPlan, Dataset, DatasetOptions, Encoder, Error, EvalSplit, JoinTurns, Mixing, OnBadRow,
-    Sources, SystemPrompts, convert, repeats_for_shares,
+    Augmentation, Converted, DataPlan, Dataset, DatasetOptions, Encoder, Error, EvalSplit, JoinTurns, Mixing,
+    OnBadRow, Sources, SystemPrompts, convert, repeats_for_shares,
 };
 use qlora_gguf::Gguf;
 use qlora_hub::Silent;
@@ -147,6 +147,42 @@ fn a_split_is_stable_and_keeps_groups_together() {
 }
 
 #[test]
+fn a_split_with_nothing_on_one_side_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(folder.path(), "d.jsonl", ids(0, 4));
+    let error = |fraction: f64, group: Option<&str>| {
+        let mut plan = plan(json!(path));
+        plan.split = Some(EvalSplit { fraction, group: group.map(str::to_owned), seed: 0 });
+        open(&plan).unwrap_err().to_string()
+    };
+    assert_eq!(
+        error(0.001, Some("group")),
+        "the split leaves no row to evaluate on: fraction 0.001 of 4 rows grouped by \"group\", seed 0; raise the \
+         fraction, choose another seed, or name the rows to evaluate on by `eval`"
+    );
+    let words = "the split leaves no row to train on: fraction 0.999 of 4 rows, seed 0; lower the fraction";
+    assert!(error(0.999, None).starts_with(words), "{}", error(0.999, None));
+}
+
+#[test]
+fn the_shape_of_each_file_is_that_of_most_rows_on_both_sides_of_a_split() {
+    let folder = tempfile::tempdir().unwrap();
+    let odd = [json!({"text": "t"}), json!({"text": "u"})];
+    let path = write(folder.path(), "d.jsonl", odd.into_iter().chain(ids(0, 40)));
+    let mut plan = plan(json!(path));
+    plan.split = Some(EvalSplit { fraction: 0.5, group: None, seed: 1 });
+    let gguf = qlora_testing::model().map(|model| Gguf::open(model).unwrap());
+    let Some(gguf) = gguf else { return };
+    let encoder = Encoder::new(Arc::new(Tokenizer::from_gguf(gguf.metadata()).unwrap()));
+    let options = DatasetOptions { on_bad_row: OnBadRow::Skip, ..DatasetOptions::default() };
+    let (train, eval) = plan.open(&encoder, &options, &mut Silent).unwrap();
+    let eval = eval.unwrap();
+    assert_eq!((train.len() + eval.len(), train.report().skipped() + eval.report().skipped()), (40, 2));
+    let error = plan.open(&encoder, &DatasetOptions::default(), &mut Silent).unwrap_err().to_string();
+    assert!(error.contains("40 of the file's 42 rows have `input_ids`"), "{error}");
+}
+
+#[test]
 fn shares_become_repeats() {
     assert_eq!(repeats_for_shares(&[0.5, 0.5], &[100, 400], true).unwrap(), [4.0, 1.0]);
     assert_eq!(repeats_for_shares(&[0.5, 0.5], &[100, 400], false).unwrap(), [1.0, 0.25]);
@@ -280,10 +316,89 @@ fn conversion_writes_messages_or_nothing() {
     let expected =
         json!({"messages": [{"role": "user", "content": "i"}, {"role": "assistant", "content": "o"}]});
     assert_eq!(std::fs::read_to_string(&out).unwrap(), format!("{expected}\n"));
+    let error = convert(path.to_str().unwrap(), folder.path(), OnBadRow::Skip, &mut Silent).unwrap_err();
+    assert!(matches!(error, Error::Write { .. }), "{error:?}");
+    assert!(error.to_string().contains(folder.path().file_name().unwrap().to_str().unwrap()), "{error}");
     let tokens = write(folder.path(), "t.jsonl", ids(0, 1));
     let error = convert(tokens.to_str().unwrap(), &out, OnBadRow::Stop, &mut Silent).unwrap_err();
     assert!(
         error.to_string().contains("rows with `input_ids` have no text and can't be converted"),
         "{error}"
     );
+}
+
+/// What becomes of rows, and what is told.
+fn converted(
+    folder: &Path,
+    rows: Vec<Value>,
+    on_bad_row: OnBadRow,
+) -> Result<(Vec<Value>, Converted), String> {
+    let path = write(folder, "d.jsonl", rows);
+    let out = folder.join("out.jsonl");
+    let done =
+        convert(path.to_str().unwrap(), &out, on_bad_row, &mut Silent).map_err(|error| error.to_string())?;
+    let text = std::fs::read_to_string(&out).unwrap();
+    Ok((text.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), done))
+}
+
+#[test]
+fn conversion_keeps_what_is_trained() {
+    let folder = tempfile::tempdir().unwrap();
+    let says = |role: &str, text: &str| json!({"role": role, "content": text});
+    let row = json!({
+        "prompt": [says("user", "a"), says("assistant", "b"), says("user", "c")],
+        "completion": [says("assistant", "d")], "topic": 7, "system": "s", "text": null,
+    });
+    let (rows, done) = converted(folder.path(), vec![row.clone()], OnBadRow::Stop).unwrap();
+    let mut context = says("assistant", "b");
+    context["weight"] = 0.into();
+    let messages = [says("user", "a"), context, says("user", "c"), says("assistant", "d")];
+    assert_eq!(rows, [json!({"messages": messages, "topic": 7})]);
+    assert_eq!(done.left_out, [("system".to_owned(), 1)].into());
+
+    // The same tokens are trained.
+    let Some(model) = qlora_testing::model() else { return };
+    let tokenizer = Tokenizer::from_gguf(Gguf::open(model).unwrap().metadata()).unwrap();
+    let encoder = Encoder::new(Arc::new(tokenizer));
+    let samples = [row, rows[0].clone()].map(|row| {
+        let path = write(folder.path(), "one.jsonl", [row]);
+        Dataset::open(path.to_str().unwrap(), &encoder, &DatasetOptions::default()).unwrap().samples()
+    });
+    assert_eq!(samples[0], samples[1]);
+}
+
+#[test]
+fn conversion_keeps_documents_and_refuses_mixtures() {
+    let folder = tempfile::tempdir().unwrap();
+    let document = json!({"text": "a document", "source": "x"});
+    let (rows, done) = converted(folder.path(), vec![document.clone()], OnBadRow::Stop).unwrap();
+    assert_eq!((rows, done.left_out.len()), (vec![document.clone()], 0));
+
+    let empty = vec![json!({"prompt": "a", "completion": "b"}), json!({"prompt": "", "completion": "b"})];
+    let error = converted(folder.path(), empty.clone(), OnBadRow::Stop).unwrap_err();
+    assert!(error.contains("line 2: `prompt`: expected what the user says, found an empty text"), "{error}");
+    assert_eq!(converted(folder.path(), empty, OnBadRow::Skip).unwrap().1.skipped, 1);
+
+    // The shape is that of most rows here too.
+    let mixed = vec![document, json!({"prompt": "a"}), json!({"text": "b"})];
+    let error = converted(folder.path(), mixed.clone(), OnBadRow::Stop).unwrap_err();
+    assert!(
+        error.contains("line 2: the row has the shape `prompt`, and 2 of the file's 3 rows have `text`"),
+        "{error}"
+    );
+    let (rows, done) = converted(folder.path(), mixed, OnBadRow::Skip).unwrap();
+    assert_eq!((rows.len(), done.skipped), (2, 1));
+
+    let a = write(folder.path(), "a.jsonl", [json!({"instruction": "i", "output": "o"})]);
+    let b = write(folder.path(), "b.jsonl", [json!({"text": "t"})]);
+    let sources: Sources = serde_json::from_value(json!([a, b])).unwrap();
+    let out = folder.path().join("mixed.jsonl");
+    let error = convert(sources, &out, OnBadRow::Skip, &mut Silent).unwrap_err().to_string();
+    assert!(
+        error.contains(
+            "b.jsonl, line 1: becomes a row with `text`, and the rows before became rows with `messages`"
+        ),
+        "{error}"
+    );
+    assert!(!out.exists());
 }

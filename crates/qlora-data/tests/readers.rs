@@ -65,15 +65,69 @@ fn all_forms_of_json() {
     ] {
         assert_eq!(read("d.json", &list).unwrap(), pairs(["row 1", "row 2"]), "{list}");
     }
-    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
-    packed.write_all(lines.as_bytes()).unwrap();
-    assert_eq!(read("d.jsonl.gz", packed.finish().unwrap()).unwrap(), pairs(["line 1", "line 2"]));
+    assert_eq!(read("d.jsonl.gz", packed(lines.as_bytes())).unwrap(), pairs(["line 1", "line 2"]));
     assert!(read("d.jsonl.gz", lines).unwrap_err().starts_with("cannot read d.jsonl.gz: "));
+}
+
+fn packed(content: &[u8]) -> Vec<u8> {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+    packed.write_all(content).unwrap();
+    packed.finish().unwrap()
+}
+
+#[test]
+fn lines_under_the_name_of_json_are_told_from_a_list() {
+    let lines = JSON_ROWS.replace("}, ", "}\n");
+    assert_eq!(read("d.json", format!("\n \n{lines}")).unwrap(), pairs(["line 3", "line 4"]));
+    let long = "x".repeat(3 << 20);
+    let rows = read("d.json", format!("{{\"text\": \"{long}\"}}\n{{\"text\": \"y\"}}\n")).unwrap();
+    assert_eq!(rows, [("line 1".into(), text("", &long)), ("line 2".into(), text("", "y"))]);
+    // A list under `data` is one of rows only when nothing follows.
+    let row = "{\"text\": \"t\", \"data\": [1, 2]}";
+    let rows = read("d.json", format!("{row}\n\n{row}\n")).unwrap();
+    assert_eq!(rows, [("line 1".into(), text("", "t")), ("line 3".into(), text("", "t"))]);
+    assert_eq!(
+        read("d.json", "{\"data\": [{\"text\": \"t\"}]}\n\n").unwrap(),
+        [("row 1".into(), text("", "t"))]
+    );
+}
+
+#[test]
+fn a_row_of_many_values_does_not_fill_the_memory() {
+    // Packed it has some kilobytes, and as values it would have more than a gigabyte.
+    let row = format!("{{\"input_ids\": [{}0]}}\n", "0,".repeat(30 << 20));
+    let error = read("d.jsonl.gz", packed(row.as_bytes())).unwrap_err();
+    assert!(error.contains("d.jsonl.gz, line 1: more than 4194304 values"), "{error}");
+    let cell = format!("input_ids\n\"[{}0]\"\n", "0,".repeat(8 << 20));
+    let error = read("d.csv", cell).unwrap_err();
+    assert!(error.contains("d.csv, line 2: more than 4194304 values"), "{error}");
+    let row = format!("{{\"input_ids\": [{}0]}}\n", "0,".repeat(1 << 20));
+    assert_eq!(read("d.jsonl", row).unwrap().len(), 1);
 }
 
 #[test]
 fn damaged_json_says_where() {
     for (content, words) in [
+        (
+            "[{\"prompt\": \"a\", \"completion\": \"1\"}]\n[{\"prompt\": \"b\", \"completion\": \"2\"}]",
+            "not valid JSON after row 1: expected the end of the file after the list, found `[`; remove it, put all",
+        ),
+        (
+            "[{\"prompt\": \"a\", \"completion\": \"1\"}] \0",
+            "expected the end of the file after the list, found `\\x00`",
+        ),
+        (
+            "{\n\"data\": [{\"prompt\": \"a\", \"completion\": \"1\"}]",
+            "expected `}`, found the end of the file",
+        ),
+        (
+            "{\n\"data\": [{\"prompt\": \"a\", \"completion\": \"1\"}], \"n\": 1} x",
+            "after the list, found `x`",
+        ),
+        (
+            "{\n\"data\": [{\"prompt\": \"a\", \"completion\": \"1\"}], \"data\": []}",
+            "`data` stands there twice",
+        ),
         (
             "[{\"prompt\": \"a\", \"completion\": \"1\"}, {\"prom",
             "not valid JSON after row 1: the file ends within a value",
@@ -111,12 +165,26 @@ fn tables() {
         (b"prompt,prompt\na,1\n", "two columns have the name \"prompt\"; rename one"),
         (b"prompt,\xff\na,1\n", "the first line is not valid UTF-8"),
         (b"prompt,completion\na,\xff\n", "d.csv, line 2: not valid UTF-8"),
+        (
+            b"prompt,completion\na,1\nb,\"2\nc,3\nd,4\n",
+            "d.csv: the file ends within a cell; the quote that opens in line 3 is not closed: close it, or write quotes",
+        ),
+        (b"prompt,\"completion\na,1\n", "the quote that opens in line 1 is not closed"),
         (b"a,b\n1,2\n", "found the keys [\"a\", \"b\"]; map others by `columns`"),
     ] {
         let error = read("d.csv", content).unwrap_err();
         assert!(error.contains(words), "{error}");
     }
     assert_eq!(read("d.csv", "").unwrap(), []);
+    // Quotes within a cell that has none at its beginning mean themselves; a quote may end the file.
+    assert_eq!(
+        read("d.csv", "prompt,completion\na\"b,\"\"\"1\"").unwrap(),
+        [("line 2".into(), text("a\"b", "\"1"))]
+    );
+    // So many columns that comparing each with each would take minutes.
+    let names: Vec<String> = (0..200_000).map(|n| format!("c{n}")).collect();
+    let error = read("d.csv", format!("{0}\n{0}\n", names.join(","))).unwrap_err();
+    assert!(error.contains("line 2: expected `messages`"), "{}", &error[..200]);
 }
 
 #[test]
@@ -129,11 +197,19 @@ fn a_line_or_a_quote_without_end_does_not_fill_the_memory() {
         "{error}"
     );
     let error = read("d.csv", [b"prompt,completion\na,\"", &large[..]].concat()).unwrap_err();
-    assert!(error.contains("is a quote not closed?"), "{error}");
+    assert!(
+        error.contains("a row is larger than 67108864 bytes; the quote that opens in line 2 is not"),
+        "{error}"
+    );
     let error = read("d.json", [b"[\"", &large[..]].concat()).unwrap_err();
     assert!(error.contains("larger than 67108864 bytes"), "{error}");
     let error = read("d.txt", &large).unwrap_err();
-    assert!(error.contains("larger than 67108864 bytes"), "{error}");
+    assert!(
+        error.contains(
+            "d.txt: larger than 67108864 bytes, the most of a row; cut it by `split = { max_chars = N }`"
+        ),
+        "{error}"
+    );
 }
 
 /// `prompt`, `completion`, a number, and a list of numbers.
@@ -223,6 +299,60 @@ fn documents() {
     source.split = Some(TextSplit { max_chars: 9 });
     let parts: Vec<Record> = read_source(source).unwrap().into_iter().map(|(_, record)| record).collect();
     assert_eq!(parts, [text("", "first"), text("", "# One\n\n"), text("", "## Two\nx\n")]);
+}
+
+#[test]
+fn a_document_larger_than_a_row_is_split_as_it_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d.txt");
+    let paragraph = format!("{}\n\n", "word ".repeat(200_000));
+    let mut file = std::fs::File::create(&path).unwrap();
+    (0..70).for_each(|_| file.write_all(paragraph.as_bytes()).unwrap());
+    let mut source = Source::new(path.to_str().unwrap());
+    source.split = Some(TextSplit { max_chars: 3_000_100 });
+    let parts = read_source(source.clone()).unwrap();
+    let lengths: Vec<usize> = parts
+        .iter()
+        .map(|(_, part)| match part {
+            Record::Row(Row::Text { completion, .. }) => completion.len(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(lengths, [[3 * paragraph.len(); 23].as_slice(), &[paragraph.len()]].concat());
+    // What is not UTF-8 is told when it is come to.
+    file.write_all(b"\xff\n").unwrap();
+    let error = read_source(source.clone()).unwrap_err();
+    assert!(
+        error.ends_with(
+            "d.txt, part 23: not valid UTF-8 at byte 70000140 of the line; save the file as UTF-8"
+        ),
+        "{error}"
+    );
+    source.split = Some(TextSplit { max_chars: 100_000_000 });
+    let error = read_source(source).unwrap_err();
+    assert!(error.contains("a part is larger than 67108864 bytes; lower `split.max_chars`"), "{error}");
+}
+
+#[test]
+fn a_split_of_what_is_no_document_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d.jsonl");
+    std::fs::write(&path, "{\"text\": \"a long document\"}\n").unwrap();
+    let mut source = Source::new(path.to_str().unwrap());
+    source.split = Some(TextSplit { max_chars: 4 });
+    let error = read_source(source.clone()).unwrap_err();
+    assert!(
+        error.contains("`split` cuts text and Markdown, and ") && error.contains("d.jsonl is jsonl"),
+        "{error}"
+    );
+    source.format = Some(FileFormat::Jsonl);
+    let error = source.check().unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "split is given for jsonl files: expected it for text or markdown only: rows of other formats stay whole"
+    );
+    source.format = Some(FileFormat::Text);
+    assert_eq!(read_source(source).unwrap().len(), 7);
 }
 
 #[test]

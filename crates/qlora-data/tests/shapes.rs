@@ -154,7 +154,10 @@ fn what_fits_several_shapes_names_them_and_how_to_choose() {
     });
     assert_eq!(rows.unwrap(), [Record::Row(Row::Text { prompt: String::new(), completion: "t".into() })]);
     let error = records(&[json!({"text": "a"}), json!({"prompt": "a"})], |_| ()).unwrap_err();
-    assert!(error.contains("line 1 has the shape `text`, but line 2 has the shape `prompt`"), "{error}");
+    assert!(
+        error.contains("line 2: the row has the shape `prompt`, and 1 of the file's 2 rows have `text`"),
+        "{error}"
+    );
     // A prompt beside a conversation, or a null, decides nothing.
     assert_eq!(
         messages(json!({"prompt": "x", "text": null, "messages": turns(&[("user", "q")])})),

@@ -53,6 +53,15 @@ impl DatasetStore {
         self
     }
 
+    /// The paths of all files of a data set: as they were when its folder was made, else as the hub has them now.
+    ///
+    /// # Errors
+    /// [`HubError::NothingWorked`] when there is no folder and the hub can't be asked.
+    pub fn file_names(&self, id: &HubId, progress: &mut dyn FetchProgress) -> Result<Vec<String>, HubError> {
+        let listing = self.listing(id, progress)?;
+        Ok(listing.siblings.into_iter().map(|file| file.rfilename).collect())
+    }
+
     /// The files of a data set whose path in the repository is `wanted`, sorted; those that are not on disk are
     /// downloaded and checked against the announced size and SHA-256.
     ///
@@ -66,39 +75,17 @@ impl DatasetStore {
         progress: &mut dyn FetchProgress,
     ) -> Result<Vec<PathBuf>, HubError> {
         let folder = self.root.join(id.folder());
-        let stored = std::fs::read(folder.join(LISTING))
-            .ok()
-            .and_then(|bytes| serde_json::from_slice::<Listing>(&bytes).ok())
-            .filter(|listing| is_commit(&listing.sha));
-        if let Some(listing) = &stored
-            && let Some(files) = on_disk(listing, &folder, wanted)
+        if let Some(listing) = stored(&folder)
+            && let Some(files) = on_disk(&listing, &folder, wanted)
         {
+            tell_left_out(id, &listing, wanted, progress);
             return Ok(files);
         }
-        let source = format!("Hugging Face hub, the data set {id}");
-        let address = self.hub.as_ref().map_err(|reason| HubError::NothingWorked {
-            name: format!("datasets/{id}"),
-            attempts: vec![Attempt { source: source.clone(), outcome: Outcome::Skipped(reason.clone()) }],
-        })?;
-        create_dir(&folder)?;
-        let lock_path = folder.join(".lock");
-        let lock = File::create(&lock_path).map_err(io("create", &lock_path))?;
-        lock.lock().map_err(io("lock", &lock_path))?;
-
-        let hub = Hub::new(&address.endpoint, address.token.clone(), PATIENCE);
-        let listing = match stored {
-            // Further files of the commit that is there.
-            Some(listing) => listing,
-            None => {
-                progress.message(&format!("asking the {source}"));
-                let listing = hub.listing(Kind::Dataset, id).map_err(|error| HubError::NothingWorked {
-                    name: format!("datasets/{id}"),
-                    attempts: vec![Attempt { source, outcome: Outcome::Failed(chain(&error)) }],
-                })?;
-                write_listing(&listing, &folder)?;
-                listing
-            }
-        };
+        let hub = self.hub(id)?;
+        // Further files are those of the commit that is there.
+        let listing = self.listing(id, progress)?;
+        let _lock = locked(&folder)?;
+        tell_left_out(id, &listing, wanted, progress);
         let commit = folder.join(&listing.sha);
         let mut files = Vec::new();
         for file in listing.siblings.iter().filter(|file| is_safe(&file.rfilename) && wanted(&file.rfilename))
@@ -117,6 +104,65 @@ impl DatasetStore {
         }
         files.sort_unstable();
         Ok(files)
+    }
+
+    /// What the data set held when its folder was made; asked and written down when there is none.
+    fn listing(&self, id: &HubId, progress: &mut dyn FetchProgress) -> Result<Listing, HubError> {
+        let folder = self.root.join(id.folder());
+        if let Some(listing) = stored(&folder) {
+            return Ok(listing);
+        }
+        let hub = self.hub(id)?;
+        create_dir(&folder)?;
+        let _lock = locked(&folder)?;
+        progress.message(&format!("asking the {}", source(id)));
+        let listing = hub
+            .listing(Kind::Dataset, id)
+            .map_err(|error| nothing_worked(id, Outcome::Failed(chain(&error))))?;
+        write_listing(&listing, &folder)?;
+        Ok(listing)
+    }
+
+    fn hub(&self, id: &HubId) -> Result<Hub, HubError> {
+        let address =
+            self.hub.as_ref().map_err(|reason| nothing_worked(id, Outcome::Skipped(reason.clone())))?;
+        Ok(Hub::new(&address.endpoint, address.token.clone(), PATIENCE))
+    }
+}
+
+fn source(id: &HubId) -> String {
+    format!("Hugging Face hub, the data set {id}")
+}
+
+fn nothing_worked(id: &HubId, outcome: Outcome) -> HubError {
+    HubError::NothingWorked {
+        name: format!("datasets/{id}"),
+        attempts: vec![Attempt { source: source(id), outcome }],
+    }
+}
+
+fn stored(folder: &Path) -> Option<Listing> {
+    let bytes = std::fs::read(folder.join(LISTING)).ok()?;
+    serde_json::from_slice::<Listing>(&bytes).ok().filter(|listing| is_commit(&listing.sha))
+}
+
+/// Nobody else fetches while the file lives.
+fn locked(folder: &Path) -> Result<File, HubError> {
+    let path = folder.join(".lock");
+    let lock = File::create(&path).map_err(io("create", &path))?;
+    lock.lock().map_err(io("lock", &path))?;
+    Ok(lock)
+}
+
+fn tell_left_out(
+    id: &HubId,
+    listing: &Listing,
+    wanted: &dyn Fn(&str) -> bool,
+    progress: &mut dyn FetchProgress,
+) {
+    let names = listing.siblings.iter().map(|file| &file.rfilename);
+    for name in names.filter(|name| wanted(name) && !is_safe(name)) {
+        progress.message(&format!("{id}: {name:?} is left out: no file can have this name"));
     }
 }
 
@@ -143,11 +189,11 @@ fn is_commit(text: &str) -> bool {
     text.len() >= 7 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// A path that stays in its folder and needs no quoting in an address.
+/// A path that stays in its folder and that every system can have.
 fn is_safe(path: &str) -> bool {
     path.split('/').all(|part| {
-        !part.is_empty()
+        (1..=255).contains(&part.len())
             && !part.starts_with('.')
-            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-=+".contains(&b))
+            && !part.contains(|c: char| c.is_control() || r#"\:*?"<>|"#.contains(c))
     })
 }

@@ -211,7 +211,8 @@ impl Hub {
         if let Some(parent) = part.parent() {
             std::fs::create_dir_all(parent).map_err(io("create", parent))?;
         }
-        let url = format!("{}/{}/resolve/{}/{}", self.endpoint, kind.path(id), listing.sha, file.rfilename);
+        let name = in_address(&file.rfilename);
+        let url = format!("{}/{}/resolve/{}/{name}", self.endpoint, kind.path(id), listing.sha);
         progress.begin(&file.rfilename, file.bytes().unwrap_or(0));
         let mut result = Ok(());
         for attempt in 1..=TRIES_PER_FILE {
@@ -310,6 +311,19 @@ impl Hub {
         };
         Err(HubError::Status { url: url.to_owned(), status, advice })
     }
+}
+
+/// A path as it stands in an address.
+fn in_address(path: &str) -> String {
+    let mut address = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"/._-~=".contains(&byte) {
+            address.push(char::from(byte));
+        } else {
+            address.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    address
 }
 
 /// Whether the network, and not the repository, is at fault.

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use qlora_hub::{DatasetStore, HubError, HubId, ModelPath, ModelStore, Outcome, Silent};
+use qlora_hub::{DatasetStore, FetchProgress, HubError, HubId, ModelPath, ModelStore, Outcome, Silent};
 use sha2::{Digest, Sha256};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -46,6 +46,7 @@ impl FakeHub {
         served.insert("/api/datasets/org/model/revision/main?blobs=true".to_owned(), listing);
         for (name, bytes) in files {
             for kind in ["", "/datasets"] {
+                let name = name.replace("en, 50% (new)/Ä+", "en%2C%2050%25%20%28new%29/%C3%84%2B");
                 served.insert(format!("{kind}/org/model/resolve/{COMMIT}/{name}"), bytes.to_vec());
             }
         }
@@ -89,6 +90,19 @@ fn answer(
     let _ = stream.write_all(head.as_bytes());
     let breaks = path.ends_with(".safetensors") && to_break.swap(0, Ordering::SeqCst) == 1;
     let _ = stream.write_all(if breaks { &rest[..rest.len() / 2] } else { rest });
+}
+
+/// Keeps what is told.
+#[derive(Default)]
+struct Told(Vec<String>);
+
+impl FetchProgress for Told {
+    fn message(&mut self, text: &str) {
+        self.0.push(text.to_owned());
+    }
+    fn begin(&mut self, _what: &str, _bytes: u64) {}
+    fn advance(&mut self, _bytes: u64) {}
+    fn end(&mut self) {}
 }
 
 fn no_pip() -> Vec<String> {
@@ -265,8 +279,13 @@ fn paths_win_over_names_and_gguf_over_safetensors() {
 
 #[test]
 fn files_of_a_data_set_are_fetched_once_and_then_found_offline() {
-    let files: [(&str, &[u8]); 4] =
-        [("data/a.jsonl", b"{}"), ("data/b.jsonl", b"[]"), ("../evil.jsonl", b"x"), ("README.md", b"# D")];
+    let files: [(&str, &[u8]); 5] = [
+        ("data/a.jsonl", b"{}"),
+        ("data/b.jsonl", b"[]"),
+        ("../evil.jsonl", b"x"),
+        ("README.md", b"# D"),
+        ("en, 50% (new)/Ä+.csv", b"a,b"),
+    ];
     let hub = FakeHub::start(&files, sha256, false);
     let root = tempfile::tempdir().unwrap();
     let store = DatasetStore::new(root.path()).with_endpoint(&hub.endpoint);
@@ -291,6 +310,14 @@ fn files_of_a_data_set_are_fetched_once_and_then_found_offline() {
     let asked = hub.asked.lock().unwrap();
     assert_eq!(asked.iter().filter(|path| path.starts_with("/api/")).count(), 1, "{asked:?}");
     drop(asked);
+    assert_eq!(offline.file_names(&id, &mut Silent).unwrap(), files.map(|(name, _)| name));
+    let odd = store.fetch(&id, &|name| name.ends_with(".csv"), &mut Silent).unwrap();
+    assert_eq!(odd, [root.path().join(format!("org/model/{COMMIT}/en, 50% (new)/Ä+.csv"))]);
+    assert_eq!(fs::read(&odd[0]).unwrap(), b"a,b");
+    // A name that leaves the folder is told, not passed over.
+    let mut told = Told::default();
+    store.fetch(&id, &|name| name.contains("evil") || name == "README.md", &mut told).unwrap();
+    assert_eq!(told.0, ["org/model: \"../evil.jsonl\" is left out: no file can have this name"]);
     let error = store.fetch(&id, &|name| name == "x", &mut Silent).unwrap_err().to_string();
     assert!(
         error.contains("datasets/org/model: no data file fits; the repository has data/a.jsonl"),

@@ -20,6 +20,12 @@ pub fn golden(path: &str) -> Option<PathBuf> {
     found(root.join(path), "QLORA_GOLDEN")
 }
 
+/// The golden chat templates, which are a part of the workspace.
+#[must_use]
+pub fn chat_templates() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../qlora-text/tests/golden/chat_templates")
+}
+
 /// The SmolLM2-135M-Instruct GGUF of the goldens, or `None` (said on stderr) when it is absent.
 ///
 /// # Panics

@@ -283,3 +283,29 @@ fn damaged_directories_name_the_file() {
     let error = Tokenizer::from_directory(empty.path()).unwrap_err().to_string();
     assert!(error.contains("tokenizer.json"), "{error}");
 }
+
+#[test]
+fn a_place_that_cannot_be_written_to_is_named() {
+    let folder = directory(&[]);
+    let tokenizer = Tokenizer::from_directory(folder.path()).unwrap();
+    let file = folder.path().join("tokenizer.json");
+    let error = tokenizer.save(&file).unwrap_err();
+    assert!(matches!(error, Error::Write { .. }), "{error:?}");
+    let words = error.to_string();
+    assert!(words.starts_with("cannot write the tokenizer: ") && words.contains("tokenizer.json"), "{words}");
+}
+
+#[test]
+fn what_the_tokenizer_cannot_encode_is_told() {
+    let words = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": {"yes": 0}, "unk_token": "[UNK]"},
+    });
+    let files = [("tokenizer.json", words), ("tokenizer_config.json", json!({}))];
+    let tokenizer = Tokenizer::from_directory(directory(&files).path()).unwrap();
+    assert_eq!(tokenizer.encode("yes yes").unwrap(), [0, 0]);
+    let error = tokenizer.encode("no").unwrap_err();
+    assert!(matches!(error, Error::Tokenizer { .. }), "{error:?}");
+    assert!(error.to_string().starts_with("the tokenizer failed: "), "{error}");
+}

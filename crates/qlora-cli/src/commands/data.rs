@@ -5,6 +5,7 @@ mod colour;
 mod convert;
 mod render;
 mod show;
+mod sources;
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use qlora_core::data::Encoder;
 use qlora_core::models::ModelError;
 use qlora_core::text::Error as TextError;
+use qlora_core::train::config::DataConfig;
 
 use crate::arguments::{DataCommand, EncoderArguments, GlobalOptions};
 use crate::backend::set_threads;
@@ -28,8 +30,8 @@ pub(crate) fn run(global: &GlobalOptions, command: &DataCommand) -> Result<(), F
     }
 }
 
-/// How a model reads rows.
-fn encoder(model: &str, arguments: &EncoderArguments) -> Result<Encoder, Failure> {
+/// How a model reads rows, and the longest that it can.
+fn encoder(model: &str, arguments: &EncoderArguments) -> Result<(Encoder, usize), Failure> {
     let checkpoint = open_checkpoint(model)?;
     let mut encoder = match checkpoint.tokenizer() {
         Ok(tokenizer) => {
@@ -55,5 +57,14 @@ fn encoder(model: &str, arguments: &EncoderArguments) -> Result<Encoder, Failure
     if let Some(train_on) = arguments.train_on {
         encoder = encoder.with_train_on(train_on.into());
     }
-    Ok(encoder.with_vocab_size(checkpoint.config().vocab_size))
+    let config = checkpoint.config();
+    Ok((encoder.with_vocab_size(config.vocab_size), config.max_position_embeddings))
+}
+
+/// The options of a command, and what a configuration says where they do not.
+fn encoder_of_run(given: &EncoderArguments, data: &DataConfig) -> EncoderArguments {
+    EncoderArguments {
+        template: given.template.clone().or_else(|| data.template.clone()),
+        train_on: given.train_on.or(Some(data.train_on.into())),
+    }
 }

@@ -28,7 +28,7 @@ fn report(ran: &Ran) -> Value {
 
 #[test]
 fn golden_templates_are_rendered_with_their_spans() {
-    let Some(folder) = qlora_testing::golden("chat_templates") else { return };
+    let folder = qlora_testing::chat_templates();
     let home = tempfile::tempdir().unwrap();
     let home = home.path();
     let mut templates = 0;
@@ -153,13 +153,21 @@ fn errors_in_the_data_are_exit_code_1() {
         "train.jsonl, line 3: no trained token",
         "train.jsonl, line 4: `input_ids`: position 1 holds 40",
         "train.jsonl, line 1: 4 tokens: 1 beyond 3, 1 of them trained",
-        "1 rows (100.0 %), 1 tokens (25.0 %), 1 of them trained",
+        "1 rows (100.0 %), beyond the limit 1 tokens (25.0 %), 1 of them trained",
     ] {
         assert!(ran.stdout.contains(part), "no {part:?} in {}", ran.stdout);
     }
     assert!(fs::read_to_string(home.join("r.html")).unwrap().contains("<h1>Data check</h1>"));
     fs::write(home.join("train.jsonl"), format!("{good}\n")).unwrap();
-    qlora(home, check).succeeded();
+    // What training would stop at is an error; what it is told to cut or to leave out is not.
+    qlora(home, check).failed(1, &["1 rows longer than max_length"]);
+    for on_long in ["truncate", "skip"] {
+        let lines = format!("{good}\n{{\"input_ids\": [5, 6]}}\n");
+        fs::write(home.join("train.jsonl"), lines).unwrap();
+        let told = qlora(home, check.into_iter().chain(["--on-long", on_long])).succeeded().stdout;
+        assert!(told.contains("warning: 1 rows longer than max_length; raise"), "{told}");
+    }
+    fs::write(home.join("train.jsonl"), format!("{good}\n")).unwrap();
     qlora(home, ["data", "check", "absent.jsonl"]).failed(1, &["cannot read absent.jsonl"]);
     fs::write(home.join("empty.jsonl"), "\n").unwrap();
     qlora(home, ["data", "check", "empty.jsonl"]).failed(1, &["empty.jsonl: no rows"]);
@@ -235,7 +243,7 @@ fn rows_of_a_table_become_messages() {
     let arguments = ["data", "convert", "qa.csv", "--out", "out.jsonl", "--column", "prompt=question"];
     let ran =
         qlora(home, arguments.into_iter().chain(["--column", "completion=answer", "--json"])).succeeded();
-    assert_eq!(report(&ran), json!({"out": "out.jsonl", "written": 2, "skipped": 0}));
+    assert_eq!(report(&ran), json!({"out": "out.jsonl", "written": 2, "skipped": 0, "left_out": {}}));
     let rows: Vec<Value> = fs::read_to_string(home.join("out.jsonl"))
         .unwrap()
         .lines()
@@ -251,4 +259,101 @@ fn rows_of_a_table_become_messages() {
     qlora(home, ["data", "convert", "bad.jsonl", "--out", "b.jsonl"]).failed(1, &["bad.jsonl", "line 2"]);
     assert!(!home.join("b.jsonl").exists());
     qlora(home, ["data", "convert", "bad.jsonl", "--out", "b.jsonl", "--skip-bad-rows"]).succeeded();
+}
+
+#[test]
+fn columns_of_another_meaning_are_left_out_and_told() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    let mut row = pair("a", "b");
+    row["topic"] = "x".into();
+    row["text"] = Value::Null;
+    row["system"] = "Be brief.".into();
+    write_rows(&home.join("d.jsonl"), &[row]);
+    let told = qlora(home, ["data", "convert", "d.jsonl", "--out", "o.jsonl"]).succeeded().stdout;
+    assert!(told.contains("the column \"system\" was left out of 1 rows"), "{told}");
+    let mut expected = pair("a", "b");
+    expected["topic"] = "x".into();
+    assert_eq!(fs::read_to_string(home.join("o.jsonl")).unwrap(), format!("{expected}\n"));
+    qlora(home, ["data", "convert", "d.jsonl", "--out", "no/such/o.jsonl"]).failed(1, &["no/such"]);
+}
+
+#[test]
+fn rows_of_any_source_are_shown_and_checked() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    tiny_model::write(home);
+    fs::create_dir(home.join("more")).unwrap();
+    fs::write(home.join("more/a.json"), r#"[{"tokens": [1, 2]}, {"tokens": [3, 4, 5]}]"#).unwrap();
+    fs::write(home.join("more/b.json"), r#"[{"tokens": [6, 40]}]"#).unwrap();
+    let options = ["--model", "model", "--shape", "tokens", "--column", "input_ids=tokens"];
+    let show = |names: &[&str], rest: &[&str]| {
+        qlora(home, ["data", "show"].iter().chain(names).chain(&options).chain(rest))
+    };
+    for name in ["more", "more/*.json"] {
+        let ran = show(&[name], &[]).failed(1, &["1 of these rows cannot be used"]);
+        for part in ["row 1 (more/a.json, row 2): 3 tokens", "row 2 (more/b.json, row 1): `input_ids`"] {
+            assert!(ran.stdout.contains(part), "no {part:?} in {}", ran.stdout);
+        }
+    }
+    let shown = show(&["more/a.json", "more/b.json"], &["--rows", "1", "--json"]).succeeded();
+    let shown = report(&shown);
+    assert_eq!(
+        (&shown["file"], &shown["unit"], &shown["line"], &shown["row"]),
+        (&json!("more/a.json"), &json!("row"), &json!(2), &json!(1))
+    );
+
+    let check = |more: &[&str]| qlora(home, ["data", "check", "more"].iter().chain(&options).chain(more));
+    let found = check(&["--json"]).failed(1, &["1 rows without"]);
+    let place = finding(&report(&found), "wrong-shape")["places"][0].clone();
+    assert_eq!(
+        (&place["file"], &place["unit"], &place["line"]),
+        (&json!("more/b.json"), &json!("row"), &json!(1))
+    );
+    let page = ["--html", "r.html"];
+    assert!(check(&page).stdout.contains("more/b.json, row 1: `input_ids`: position 1 holds 40"));
+    let page = fs::read_to_string(home.join("r.html")).unwrap();
+    assert!(
+        page.contains("more/b.json, row 1: `input_ids`") && page.contains("<h3>more/a.json, row 1 ("),
+        "{page}"
+    );
+
+    fs::write(home.join("d.md"), "# A\n\none\n\n# B\n\ntwo\n").unwrap();
+    let parts = qlora(home, ["data", "check", "d.md", "--split", "10", "--json"]).succeeded();
+    assert_eq!(report(&parts)["train"]["rows"], 2);
+    qlora(home, ["data", "check", "more", "--split", "9"]).failed(1, &["`split` cuts text and Markdown"]);
+    qlora(home, ["data", "show", "more"]).failed(2, &["--model MODEL"]);
+    qlora(home, ["data", "check", "more", "--shape", "table"]).failed(2, &["--shape table"]);
+}
+
+#[test]
+fn of_a_data_set_of_the_hub_the_train_split_is_read_and_told() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let store = |id: &str, files: &[&str]| {
+        let folder = home.join("datasets/org").join(id);
+        let siblings: Vec<Value> = files.iter().map(|name| json!({"rfilename": name})).collect();
+        for name in files {
+            let path = folder.join(commit).join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            write_rows(&path, &[pair(name, "yes")]);
+        }
+        fs::write(folder.join("listing.json"), json!({"sha": commit, "siblings": siblings}).to_string())
+            .unwrap();
+    };
+    store("one", &["data/train-0.jsonl", "data/train, (new).jsonl", "data/test-0.jsonl"]);
+    store("one@refs%2Fconvert%2Fplain", &["default/train/0.jsonl", "default/test/0.jsonl"]);
+    store("two", &["en/train.jsonl", "de/train.jsonl"]);
+    let check = |path: &str| qlora(home, ["data", "check", &format!("hf://datasets/org/{path}"), "--json"]);
+    let ran = check("one").succeeded();
+    assert!(
+        ran.stderr.contains("hf://datasets/org/one: read is data/train-0.jsonl, data/train, (new).jsonl")
+    );
+    assert_eq!(report(&ran)["train"]["rows"], 2);
+    assert_eq!(report(&check("one/data/test-*").succeeded())["train"]["rows"], 1);
+    let revision = check("one@refs/convert/plain/default/train/0.jsonl").succeeded();
+    assert_eq!(report(&revision)["train"]["rows"], 1);
+    assert_eq!(report(&check("two/de").succeeded())["train"]["rows"], 1);
+    check("two").failed(1, &["there are several configurations: de, en; name the folder of one of them"]);
 }

@@ -89,17 +89,93 @@ fn a_configuration_is_checked_as_training_reads_it() {
     let rows = |set: &str| report[set]["rows"].as_u64().unwrap();
     assert_eq!(rows("train") + rows("eval"), 30);
     assert!((2..=20).contains(&rows("eval")), "{report}");
-    assert!(ran.stderr.contains("repetition of sources is left out"), "{}", ran.stderr);
+    // Four steps are four, and as many epochs as in training, where the second source repeats.
+    assert_eq!(report["train"]["steps"], 4);
+    qlora(home, ["train", "run.toml"]).succeeded();
+    let metrics = fs::read_to_string(home.join("out/metrics.jsonl")).unwrap();
+    let trained = metrics.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let trained = trained.filter_map(|line| line.get("lr").and(line["epoch"].as_f64())).next_back().unwrap();
+    let checked = report["train"]["epochs"].as_f64().unwrap();
+    assert!((checked / trained - 1.0).abs() < 0.2, "{checked} {trained}");
+    assert!(report["eval"].get("steps").is_none(), "{report}");
 
     // Options come first.
     let whole = ["data", "check", "run.toml", "--eval", "a.jsonl", "--json"];
     let report: serde_json::Value = serde_json::from_str(&qlora(home, whole).succeeded().stdout).unwrap();
     assert_eq!((report["train"]["rows"].as_u64(), report["eval"]["rows"].as_u64()), (Some(30), Some(20)));
-    qlora(home, ["data", "check", "run.toml", "--max-length", "4"]).succeeded();
+    // What training would refuse is refused, the model's context of 32 included.
+    let short = ["data", "check", "run.toml", "--max-length", "4"];
+    qlora(home, short).failed(1, &["30 rows longer than max_length"]);
+    qlora(home, short.into_iter().chain(["--on-long", "skip"])).failed(1, &["rows longer than max_length"]);
+    qlora(home, short.into_iter().chain(["--on-long", "truncate"])).succeeded();
+    qlora(home, ["data", "check", "run.toml", "--shape", "tokens"]).failed(2, &["--shape beside run.toml"]);
+    let shown = qlora(home, ["data", "show", "run.toml", "--rows", "0,25"]).succeeded().stdout;
+    assert!(shown.contains("row 25 (more/b.json, row 6): 8 tokens, 7 of them trained"), "{shown}");
 
     qlora(home, ["data", "check", "absent.toml"]).failed(1, &["absent.toml"]);
     fs::write(home.join("bad.toml"), "[data]\ntrain = { pth = \"a\" }").unwrap();
     qlora(home, ["data", "check", "bad.toml"]).failed(2, &["bad.toml:2: data.train: unknown field `pth`"]);
+}
+
+#[test]
+fn a_check_refuses_what_training_refuses() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    prepare(home);
+    let long: Vec<usize> = (0..33).collect();
+    fs::write(home.join("long.jsonl"), format!("{{\"input_ids\": [1, 2]}}\n{{\"input_ids\": {long:?}}}\n"))
+        .unwrap();
+    let run = |data: &str, train: &str| {
+        let config = format!(
+            "[model]\npath = \"model\"\n[data]\ntrain = \"long.jsonl\"\n{data}\n[train]\nsteps = 2\n{train}\n\
+             [output]\ndir = \"out\"\n"
+        );
+        fs::write(home.join("long.toml"), config).unwrap();
+        let checked = qlora(home, ["data", "check", "long.toml"]);
+        let trained = qlora(home, ["train", "long.toml"]);
+        let _ = fs::remove_dir_all(home.join("out"));
+        assert_eq!(checked.code, trained.code, "{}\n{}", checked.stderr, trained.stderr);
+        checked
+    };
+    // 33 tokens are less than max_length, and more than the model's context.
+    run("", "").failed(1, &["1 rows longer than max_length"]);
+    run("on_long = \"skip\"", "").succeeded();
+    run("on_long = \"truncate\"", "").succeeded();
+    run("on_long = \"truncate\"", "tokens_per_batch = 16").failed(1, &["1 rows longer than a batch"]);
+    let told = run("on_long = \"truncate\"", "tokens_per_batch = 64").succeeded().stdout;
+    assert!(
+        told.contains("2 steps, 2 epochs, 68 tokens") && told.contains("1 packs of at most 64 tokens"),
+        "{told}"
+    );
+    run("on_bad_row = \"skip\"\non_long = \"skip\"", "").succeeded();
+
+    // Bad rows are passed over when they are to be, but not all of them.
+    let lines = "{\"input_ids\": [1, 2]}\n{\n{\"text\": \"t\"}\n";
+    fs::write(home.join("long.jsonl"), lines).unwrap();
+    run("", "").failed(1, &["1 lines that are no JSON object"]);
+    run("on_bad_row = \"skip\"", "").succeeded();
+    fs::write(home.join("long.jsonl"), "{\n").unwrap();
+    run("on_bad_row = \"skip\"", "").failed(1, &["1 lines that are no JSON object"]);
+
+    // A split that leaves nothing to evaluate on.
+    fs::write(home.join("long.jsonl"), "{\"input_ids\": [1, 2]}\n").unwrap();
+    run("eval_split = { fraction = 0.01 }", "").failed(1, &["the split leaves no row to evaluate on"]);
+}
+
+#[test]
+fn time_is_estimated_from_a_measured_speed_only() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    prepare(home);
+    let check =
+        |more: &[&str]| qlora(home, ["data", "check", "run.toml"].iter().chain(more)).succeeded().stdout;
+    assert!(check(&[]).contains("measure these in a short run, and give --tokens-per-second"));
+    fs::create_dir(home.join("out")).unwrap();
+    let steps = "{\"step\": 1, \"tokens_per_s\": 1.0}\n{\"step\": 1, \"eval_loss\": 2.0}\n\
+                 {\"step\": 2, \"tokens_per_s\": 4.0}\n{\"step\": 3, \"tokens_per_s\": 9.0}\n";
+    fs::write(home.join("out/metrics.jsonl"), steps).unwrap();
+    assert!(check(&[]).contains(" at 4 tokens a second, evaluation and saving not counted"));
+    assert!(check(&["--tokens-per-second", "2"]).contains(" at 2 tokens a second"));
 }
 
 #[test]

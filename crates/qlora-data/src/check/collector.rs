@@ -7,7 +7,8 @@ use super::similar::{Likeness, similar};
 use super::{CheckOptions, CheckReport, Finding, FindingKind, Place};
 use crate::reader::RawRow;
 use crate::row_reader::{self, SupervisedRow};
-use crate::{Encoded, Encoder, EvalSplit, Remarks, Row, RowShape, Sample, Source};
+use crate::shape_vote::ShapeVote;
+use crate::{Encoded, Encoder, EvalSplit, Position, Remarks, Row, RowShape, Sample, Source, Sources, Unit};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
@@ -22,7 +23,7 @@ const SHOWN_TOKENS: usize = 2000;
 
 /// What is known of a row once it was looked at.
 struct Facts {
-    line: usize,
+    position: Position,
     shape: Option<RowShape>,
     whole: Option<u128>,
     prompt: Option<u128>,
@@ -31,17 +32,25 @@ struct Facts {
     sample: Option<Sample>,
 }
 
-/// Where a row stands: the index of its file, and its line.
+/// Where a row stands: the index of its file, and its number there.
 type Location = (u32, u32);
+
+/// A file, how its rows are counted, and its rows of one shape (`None`: unknown) by the first of each run.
+struct CheckedFile {
+    path: PathBuf,
+    unit: Unit,
+    runs: Vec<(usize, Option<RowShape>)>,
+    vote: ShapeVote,
+}
 
 pub(super) struct Collector<'a> {
     encoder: Option<&'a Encoder>,
     options: &'a CheckOptions,
-    files: Vec<PathBuf>,
+    files: Vec<CheckedFile>,
     /// The training set, then the held-out set.
     sets: Vec<SetCounts>,
-    /// The shape of the first row of the current file.
-    first_shape: Option<RowShape>,
+    /// The shapes of files that are read twice, for each side of a split.
+    votes: HashMap<PathBuf, ShapeVote>,
     findings: BTreeMap<FindingKind, Finding>,
     shown: Vec<ShownRow>,
     locations: Vec<Location>,
@@ -62,7 +71,7 @@ impl<'a> Collector<'a> {
             options,
             files: Vec::new(),
             sets: Vec::new(),
-            first_shape: None,
+            votes: HashMap::new(),
             findings: BTreeMap::new(),
             shown: Vec::new(),
             locations: Vec::new(),
@@ -82,14 +91,42 @@ impl<'a> Collector<'a> {
         }
     }
 
+    /// What follows is from the next source.
+    pub(super) fn begin_source(&mut self) {
+        if let Some(set) = self.sets.last_mut() {
+            set.begin_source();
+        }
+    }
+
     /// What follows is from this file. Gives the rows so far.
     pub(super) fn begin_file(&mut self, file: &Path) -> usize {
-        self.files.push(file.to_owned());
-        self.first_shape = None;
+        self.files.push(CheckedFile {
+            path: file.to_owned(),
+            unit: Unit::Line,
+            runs: Vec::new(),
+            vote: ShapeVote::default(),
+        });
         if let Some(set) = self.sets.last_mut() {
             set.files.push(file.to_owned());
         }
         self.rows()
+    }
+
+    /// The file is over: its shape is known, and which rows have another.
+    pub(super) fn end_file(&mut self) {
+        let Some(file) = self.files.last_mut() else { return };
+        let runs = std::mem::take(&mut file.runs);
+        let vote = std::mem::take(&mut file.vote);
+        let vote = self.votes.entry(file.path.clone()).or_insert(vote).clone();
+        let ends = runs.iter().map(|(start, _)| *start).skip(1).chain([self.rows()]).collect::<Vec<_>>();
+        for ((start, shape), end) in runs.into_iter().zip(ends) {
+            if let Some(problem) = shape.and_then(|shape| vote.problem(shape)) {
+                let detail = problem.to_string();
+                for row in start..end {
+                    self.find(FindingKind::MixedShapes, row, &detail);
+                }
+            }
+        }
     }
 
     /// The rows so far.
@@ -106,16 +143,18 @@ impl<'a> Collector<'a> {
     }
 
     fn count(&mut self, facts: Facts) {
-        let Facts { line, shape, whole, prompt, signature, mut notes, sample } = facts;
+        let Facts { position, shape, whole, prompt, signature, mut notes, sample } = facts;
         let index = self.locations.len();
         let held_out = index >= self.eval_from;
-        let file = self.files.len().saturating_sub(1);
-        self.locations.push((file as u32, u32::try_from(line).unwrap_or(u32::MAX)));
+        let number = u32::try_from(position.number).unwrap_or(u32::MAX);
+        self.locations.push((self.files.len().saturating_sub(1) as u32, number));
+        let file = self.files.last_mut().expect("a file was begun");
+        file.unit = position.unit;
+        if file.runs.last().is_none_or(|(_, last)| *last != shape) {
+            file.runs.push((index, shape));
+        }
         if let Some(shape) = shape {
-            let first = *self.first_shape.get_or_insert(shape);
-            if first != shape {
-                notes.push((FindingKind::MixedShapes, format!("{shape}, and the first row is {first}")));
-            }
+            file.vote.add(shape);
         }
         notes.extend(self.repeated(index, held_out, whole, prompt));
         // What is there twice would be found as similar again.
@@ -126,7 +165,7 @@ impl<'a> Collector<'a> {
         let set = self.sets.last_mut().expect("a set was begun");
         set.rows += 1;
         if let Some(sample) = &sample {
-            set.add(sample, self.options.max_length);
+            set.add(sample, self.options);
         }
         let mut reasons = Vec::new();
         for (kind, detail) in notes {
@@ -136,7 +175,7 @@ impl<'a> Collector<'a> {
         }
         let first = self.sets.last().is_some_and(|set| set.rows <= SHOWN_FIRST);
         if let Some(sample) = sample.filter(|_| (first || !reasons.is_empty()) && self.shown.len() < SHOWN) {
-            self.show(file, sample, reasons);
+            self.show(index, sample, reasons);
         }
     }
 
@@ -176,33 +215,42 @@ impl<'a> Collector<'a> {
         }
     }
 
+    fn at(&self, index: usize) -> (&PathBuf, Position) {
+        let (file, number) = self.locations[index];
+        let CheckedFile { path, unit, .. } = &self.files[file as usize];
+        (path, Position { unit: *unit, number: number as usize })
+    }
+
     fn place(&self, index: usize) -> String {
-        let (file, line) = self.locations[index];
-        format!("{}, line {line}", self.files[file as usize].display())
+        let (path, position) = self.at(index);
+        format!("{}, {position}", path.display())
     }
 
     /// Counts a finding; whether it is the first of its kind.
     fn find(&mut self, kind: FindingKind, index: usize, detail: &str) -> bool {
-        let (file, line) = self.locations[index];
-        self.findings.entry(kind).or_insert_with(|| Finding::new(kind)).add(|| Place {
-            file: self.files[file as usize].clone(),
-            line: line as usize,
+        let (file, number) = self.locations[index];
+        let CheckedFile { path, unit, .. } = &self.files[file as usize];
+        let severity = self.options.severity(kind);
+        self.findings.entry(kind).or_insert_with(|| Finding::new(kind, severity)).add(|| Place {
+            file: path.clone(),
+            position: Position { unit: *unit, number: number as usize },
             detail: detail.to_owned(),
         })
     }
 
-    fn show(&mut self, file: usize, mut sample: Sample, reasons: Vec<String>) {
+    fn show(&mut self, index: usize, mut sample: Sample, reasons: Vec<String>) {
         let tokens = sample.len();
         sample.ids.truncate(SHOWN_TOKENS);
         sample.weights.truncate(SHOWN_TOKENS);
         let tokenizer = self.encoder.and_then(Encoder::tokenizer);
         // A row that was encoded can be decoded, but for ids that only the model's embedding has.
         let Ok(pieces) = crate::pieces(&sample, tokenizer) else { return };
-        let file = self.files[file].clone();
-        self.shown.push(ShownRow { file, line: sample.line, tokens, reasons, pieces });
+        let (file, position) = self.at(index);
+        let file = file.clone();
+        self.shown.push(ShownRow { file, position, tokens, reasons, pieces });
     }
 
-    pub(super) fn finish(mut self) -> CheckReport {
+    pub(super) fn finish(mut self, trained_on: &Sources) -> CheckReport {
         let signatures = std::mem::take(&mut self.signatures);
         let found = similar(&signatures, self.eval_from, self.options.similarity);
         for (kind, list) in
@@ -214,9 +262,15 @@ impl<'a> Collector<'a> {
             }
         }
         let mut sets = self.sets.into_iter();
-        let train = sets.next().unwrap_or_default().finish(self.options);
-        let eval = sets.next().filter(|set| set.rows > 0).map(|set| set.finish(self.options));
-        CheckReport::new(train, eval, self.findings.into_values().collect(), self.shown, self.options)
+        let train = sets.next().unwrap_or_default().finish(self.options, Some(trained_on));
+        let eval = sets.next().filter(|set| set.rows > 0).map(|set| set.finish(self.options, None));
+        let mut findings: Vec<Finding> = self.findings.into_values().collect();
+        // Rows may be passed over, but not all of a set.
+        let sets = [Some(&train), eval.as_ref()];
+        if self.encoder.is_some() && sets.into_iter().flatten().any(|set| set.packed.is_none()) {
+            findings.iter_mut().for_each(|finding| finding.severity = finding.kind.severity());
+        }
+        CheckReport::new(train, eval, findings, self.shown, self.options)
     }
 }
 
@@ -228,9 +282,9 @@ fn look_at(
     encoder: Option<&Encoder>,
     options: &CheckOptions,
 ) -> Option<Facts> {
-    let line = raw.position.number;
+    let position = raw.position;
     let mut facts = Facts {
-        line,
+        position,
         shape: None,
         whole: None,
         prompt: None,
@@ -278,7 +332,7 @@ fn look_at(
     facts.prompt = content::prompt(&row).map(|prompt| digest(prompt.as_bytes()));
     facts.notes.extend(content::notes(&row));
     if let Some(encoder) = encoder {
-        match encoder.encode_with_text(&row, line) {
+        match encoder.encode_with_text(&row, position.number) {
             Err(problem) => facts.notes.push((FindingKind::of_problem(&problem), problem.to_string())),
             Ok((Encoded { sample, remarks }, text)) => {
                 facts.notes.extend(remarked(remarks));
@@ -287,6 +341,7 @@ fn look_at(
                     facts.notes.extend(lossy(encoder, &sample, &text));
                 }
                 facts.notes.extend(options.max_length.and_then(|limit| too_long(&sample, limit)));
+                facts.notes.extend(over_budget(&sample, options));
                 facts.sample = Some(sample);
             }
         }
@@ -323,6 +378,12 @@ fn lossy(encoder: &Encoder, sample: &Sample, text: &str) -> Option<Note> {
     };
     let detail = format!("at byte {common}: {:?} becomes {:?}", around(text), around(&decoded));
     Some((FindingKind::LossyTokens, detail))
+}
+
+fn over_budget(sample: &Sample, options: &CheckOptions) -> Option<Note> {
+    let budget = options.run.batch.budget()?;
+    let tokens = options.taken(sample.len()).filter(|tokens| *tokens > budget)?;
+    Some((FindingKind::OverBudget, format!("{tokens} tokens, and a batch has at most {budget}")))
 }
 
 fn too_long(sample: &Sample, limit: usize) -> Option<Note> {

@@ -1,6 +1,6 @@
 //! What was found, and what to do about it.
 
-use crate::RowProblem;
+use crate::{Position, RowProblem};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -44,6 +44,8 @@ pub enum FindingKind {
     CutUntrained,
     /// More tokens than `max_length`.
     TooLong,
+    /// More tokens than a batch may have.
+    OverBudget,
     /// A response that does not end with a special token.
     UnendedResponse,
     /// The chat template cuts white space.
@@ -82,9 +84,11 @@ impl FindingKind {
             | RowProblem::Json { .. }
             | RowProblem::NotAnObject { .. }
             | RowProblem::Cells { .. }
-            | RowProblem::TooLarge { .. } => Self::Unreadable,
+            | RowProblem::TooLarge { .. }
+            | RowProblem::TooManyValues { .. } => Self::Unreadable,
             RowProblem::UnknownShape { .. }
             | RowProblem::AmbiguousShape { .. }
+            | RowProblem::OtherShape { .. }
             | RowProblem::Field { .. }
             | RowProblem::Turn { .. }
             | RowProblem::NotSupervised { .. }
@@ -102,7 +106,7 @@ impl FindingKind {
         }
     }
 
-    /// How bad it is.
+    /// How bad it is, unless training is told to pass such rows over.
     #[must_use]
     pub fn severity(self) -> Severity {
         match self {
@@ -113,7 +117,10 @@ impl FindingKind {
             | Self::DoubledBos
             | Self::TextChanged
             | Self::Untrained
-            | Self::Unusable => Severity::Error,
+            | Self::Unusable
+            | Self::CutUntrained
+            | Self::TooLong
+            | Self::OverBudget => Severity::Error,
             Self::IgnoredKeys | Self::SplitBoundary => Severity::Note,
             _ => Severity::Warning,
         }
@@ -125,7 +132,7 @@ impl FindingKind {
         match self {
             Self::Unreadable => "lines that are no JSON object",
             Self::WrongShape => "rows without the keys and values of a known shape",
-            Self::MixedShapes => "rows of another shape than the first",
+            Self::MixedShapes => "rows of another shape than most of their file",
             Self::TemplateRefuses => "conversations that the chat template cannot write",
             Self::DoubledBos => "rows that begin with the beginning-of-text token twice",
             Self::TextChanged => "rows whose trained tokens do not give back their text",
@@ -133,6 +140,7 @@ impl FindingKind {
             Self::Unusable => "rows that cannot be used",
             Self::CutUntrained => "rows whose trained tokens are all beyond max_length",
             Self::TooLong => "rows longer than max_length",
+            Self::OverBudget => "rows longer than a batch",
             Self::UnendedResponse => "rows in which a response has no end token",
             Self::WhitespaceLost => "rows that lose white space",
             Self::LossyTokens => "rows whose tokens do not give back their text",
@@ -156,7 +164,7 @@ impl FindingKind {
         match self {
             Self::Unreadable => "write one JSON object a line (JSONL), in UTF-8",
             Self::WrongShape => "correct these rows, or convert the file with `qlora data convert`",
-            Self::MixedShapes => "put the rows of each shape into a file of their own",
+            Self::MixedShapes => "correct them, or put the rows of each shape into a file of their own",
             Self::TemplateRefuses => {
                 "correct the conversations, or use another chat template (data.template, train_on = \"last\")"
             }
@@ -165,7 +173,10 @@ impl FindingKind {
             Self::Untrained => "remove the rows, or train on more (data.train_on)",
             Self::Unusable => "correct or remove the rows",
             Self::CutUntrained => "raise max_length, or remove the rows: nothing is learned from them",
-            Self::TooLong => "raise max_length, shorten the rows, or choose data.on_long",
+            Self::TooLong => {
+                "raise max_length, shorten the rows, or let training cut or skip them (data.on_long, --on-long)"
+            }
+            Self::OverBudget => "raise train.tokens_per_batch, or lower max_length",
             Self::UnendedResponse => {
                 "the model does not learn to stop there: use a chat template that ends turns with a special token"
             }
@@ -196,8 +207,9 @@ impl FindingKind {
 pub struct Place {
     /// The file.
     pub file: PathBuf,
-    /// The line, from 1.
-    pub line: usize,
+    /// The place in it.
+    #[serde(flatten)]
+    pub position: Position,
     /// What exactly.
     pub detail: String,
 }
@@ -220,15 +232,8 @@ pub struct Finding {
 }
 
 impl Finding {
-    pub(super) fn new(kind: FindingKind) -> Self {
-        Self {
-            kind,
-            severity: kind.severity(),
-            rows: 0,
-            summary: kind.summary(),
-            advice: kind.advice(),
-            places: Vec::new(),
-        }
+    pub(super) fn new(kind: FindingKind, severity: Severity) -> Self {
+        Self { kind, severity, rows: 0, summary: kind.summary(), advice: kind.advice(), places: Vec::new() }
     }
 
     /// Counts a row; whether it is the first.

@@ -79,14 +79,14 @@ fn finding(page: &mut String, finding: &Finding) {
     );
     for place in &finding.places {
         let file = escape(&place.file.display().to_string());
-        let _ = writeln!(page, "<li>{file}, line {}: {}", place.line, escape(&place.detail));
+        let _ = writeln!(page, "<li>{file}, {}: {}", place.position, escape(&place.detail));
     }
     page.push_str("</ul></div>\n");
 }
 
 fn row(page: &mut String, row: &ShownRow) {
     let file = escape(&row.file.display().to_string());
-    let _ = write!(page, "<h3>{file}, line {} ({} tokens)</h3>\n<ul>", row.line, row.tokens);
+    let _ = write!(page, "<h3>{file}, {} ({} tokens)</h3>\n<ul>", row.position, row.tokens);
     for reason in &row.reasons {
         let _ = write!(page, "<li>{}", escape(reason));
     }

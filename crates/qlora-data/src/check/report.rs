@@ -1,7 +1,7 @@
 //! The report, and how it is written in plain text.
 
-use super::{CheckOptions, Finding, Severity};
-use crate::{Packing, Piece, Sample};
+use super::{CheckOptions, Finding, PlannedBatch, RunEstimate, Severity};
+use crate::{OnLong, Piece, Position, Sample, Sources};
 use serde::Serialize;
 use std::fmt::{self, Write as _};
 use std::path::PathBuf;
@@ -18,6 +18,8 @@ pub struct CheckReport {
     pub findings: Vec<Finding>,
     /// What was supposed: the longest row that is taken.
     pub max_length: Option<usize>,
+    /// What becomes of longer ones.
+    pub on_long: OnLong,
     /// Some rows as the model sees them: the first, and the first of each finding.
     #[serde(skip)]
     pub shown: Vec<ShownRow>,
@@ -51,13 +53,13 @@ pub struct SetReport {
     pub max_length: usize,
     /// How many samples have how many tokens.
     pub histogram: Vec<HistogramBar>,
-    /// What `max_length` cuts.
+    /// What is beyond `max_length`.
     pub cut: CutRows,
-    /// Optimizer steps of a run by rows.
-    pub steps: u64,
-    /// Tokens that go through the model in such a run.
-    pub run_tokens: u64,
-    /// The samples, cut to `max_length`, packed into batches of as many tokens as the longest may have.
+    /// What a run over these rows comes to, sources repeated as they are in an epoch; none for held-out rows.
+    #[serde(flatten)]
+    pub run: Option<RunEstimate>,
+    /// The samples of an epoch, cut to `max_length`, packed into batches of the run's token budget, else of as many
+    /// tokens as the longest has.
     pub packed: Option<PackedRows>,
 }
 
@@ -72,7 +74,7 @@ pub struct HistogramBar {
     pub rows: usize,
 }
 
-/// What `max_length` cuts off.
+/// What is beyond `max_length`: an error, cut off, or left out, as the options say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct CutRows {
     /// Samples with more tokens.
@@ -83,7 +85,7 @@ pub struct CutRows {
     pub trained_tokens: usize,
 }
 
-/// Best-fit decreasing packing.
+/// Packing.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct PackedRows {
     /// The most tokens of a pack.
@@ -101,8 +103,8 @@ pub struct PackedRows {
 pub struct ShownRow {
     /// Its file.
     pub file: PathBuf,
-    /// Its line, from 1.
-    pub line: usize,
+    /// Its place there.
+    pub position: Position,
     /// All its tokens; the pieces may be only the first of them.
     pub tokens: usize,
     /// What was found first in this row.
@@ -117,15 +119,17 @@ pub(super) struct SetCounts {
     pub(super) files: Vec<PathBuf>,
     pub(super) rows: usize,
     lengths: Vec<u32>,
+    /// The first sample of each source.
+    source_starts: Vec<usize>,
     trained_tokens: usize,
     cut: CutRows,
 }
 
 impl SetCounts {
-    pub(super) fn add(&mut self, sample: &Sample, max_length: Option<usize>) {
+    pub(super) fn add(&mut self, sample: &Sample, options: &CheckOptions) {
         self.lengths.push(u32::try_from(sample.len()).unwrap_or(u32::MAX));
         self.trained_tokens += sample.trained_tokens();
-        let beyond = sample.weights.get(max_length.unwrap_or(usize::MAX)..).unwrap_or_default();
+        let beyond = sample.weights.get(options.max_length.unwrap_or(usize::MAX)..).unwrap_or_default();
         if !beyond.is_empty() {
             self.cut.rows += 1;
             self.cut.tokens += beyond.len();
@@ -133,8 +137,34 @@ impl SetCounts {
         }
     }
 
-    pub(super) fn finish(self, options: &CheckOptions) -> SetReport {
-        let Self { files, rows, lengths, trained_tokens, cut } = self;
+    pub(super) fn begin_source(&mut self) {
+        self.source_starts.push(self.lengths.len());
+    }
+
+    /// The samples that training would take of an epoch's rows. Of a fraction the first rows stand for those that the
+    /// seed would choose.
+    fn epoch(&self, options: &CheckOptions, trained_on: Option<&Sources>) -> Vec<usize> {
+        let ends = self.source_starts.iter().copied().skip(1).chain([self.lengths.len()]);
+        let taken = |(end, start): (usize, &usize)| -> Vec<usize> {
+            self.lengths[*start..end].iter().filter_map(|&length| options.taken(length as usize)).collect()
+        };
+        let sources: Vec<Vec<usize>> = ends.zip(&self.source_starts).map(taken).collect();
+        let sizes: Vec<usize> = sources.iter().map(Vec::len).collect();
+        let once = || vec![1.0; sizes.len()];
+        let repeats = trained_on.map_or_else(once, |trained_on| {
+            trained_on.repeats(options.mixing, &sizes).unwrap_or_else(|_| once())
+        });
+        let mut epoch = Vec::new();
+        for (source, repeat) in sources.iter().zip(repeats) {
+            (0..repeat as usize).for_each(|_| epoch.extend_from_slice(source));
+            epoch.extend_from_slice(&source[..(repeat.fract() * source.len() as f64).round() as usize]);
+        }
+        epoch
+    }
+
+    pub(super) fn finish(self, options: &CheckOptions, trained_on: Option<&Sources>) -> SetReport {
+        let epoch = self.epoch(options, trained_on);
+        let Self { files, rows, lengths, trained_tokens, cut, .. } = self;
         let mut lengths: Vec<usize> = lengths.into_iter().map(|length| length as usize).collect();
         lengths.sort_unstable();
         let samples = lengths.len();
@@ -142,10 +172,6 @@ impl SetCounts {
         // The nearest rank: the smallest length that this share of the samples does not exceed.
         let rank =
             |percent: usize| (samples * percent).div_ceil(100).checked_sub(1).map_or(0, |rank| lengths[rank]);
-        let limit = options.max_length.unwrap_or(usize::MAX);
-        let taken: Vec<usize> = lengths.iter().map(|&length| length.min(limit)).collect();
-        let rows_per_step = options.rows_per_step.max(1);
-        let steps = (samples.div_ceil(rows_per_step) as f64 * options.epochs).ceil() as u64;
         SetReport {
             files,
             rows,
@@ -160,9 +186,8 @@ impl SetCounts {
             max_length: lengths.last().copied().unwrap_or(0),
             histogram: histogram(&lengths),
             cut,
-            steps,
-            run_tokens: ((tokens - cut.tokens) as f64 * options.epochs) as u64,
-            packed: packed(&taken),
+            run: trained_on.and_then(|_| options.run.estimate(&epoch)),
+            packed: packed(&epoch, options.run.batch),
         }
     }
 }
@@ -183,15 +208,16 @@ fn histogram(sorted: &[usize]) -> Vec<HistogramBar> {
     bars
 }
 
-fn packed(lengths: &[usize]) -> Option<PackedRows> {
-    let budget = *lengths.iter().max()?;
-    let packing = Packing::best_fit_decreasing(lengths, budget).ok()?;
+fn packed(lengths: &[usize], batch: PlannedBatch) -> Option<PackedRows> {
+    let longest = *lengths.iter().max()?;
+    let budget = batch.budget().unwrap_or(longest);
+    let packing = batch.packed(lengths, budget)?;
     let tokens: usize = lengths.iter().sum();
     Some(PackedRows {
         budget,
         packs: packing.packs().len(),
         efficiency: packing.efficiency(),
-        padded_efficiency: tokens as f64 / (budget as f64 * lengths.len() as f64),
+        padded_efficiency: tokens as f64 / (longest as f64 * lengths.len() as f64),
     })
 }
 
@@ -204,7 +230,8 @@ impl CheckReport {
         options: &CheckOptions,
     ) -> Self {
         findings.sort_by_key(|finding| (finding.severity, finding.kind));
-        Self { train, eval, findings, max_length: options.max_length, shown }
+        let CheckOptions { max_length, on_long, .. } = *options;
+        Self { train, eval, findings, max_length, on_long, shown }
     }
 
     /// Whether training would stop, or learn something wrong.
@@ -263,9 +290,9 @@ impl SetReport {
         if self.cut.rows > 0 {
             let CutRows { rows, tokens, trained_tokens } = self.cut;
             numbers.push((
-                "cut",
+                "too long",
                 format!(
-                    "{} rows ({}), {} tokens ({}), {} of them trained",
+                    "{} rows ({}), beyond the limit {} tokens ({}), {} of them trained",
                     grouped(rows),
                     share(rows, self.samples),
                     grouped(tokens),
@@ -274,10 +301,12 @@ impl SetReport {
                 ),
             ));
         }
-        numbers.push((
-            "a run",
-            format!("{} steps, {} tokens", grouped(self.steps as usize), grouped(self.run_tokens as usize)),
-        ));
+        if let Some(RunEstimate { steps, epochs, tokens, seconds }) = self.run {
+            let (steps, run_tokens) = (grouped(steps as usize), grouped(tokens as usize));
+            numbers
+                .push(("a run", format!("{steps} steps, {} epochs, {run_tokens} tokens", rounded(epochs))));
+            numbers.push(("its time", time(tokens, seconds)));
+        }
         if let Some(PackedRows { budget, packs, efficiency, padded_efficiency }) = self.packed {
             numbers.push((
                 "packed",
@@ -308,7 +337,7 @@ impl fmt::Display for CheckReport {
             };
             writeln!(f, "\n{word}: {} {}; {}", grouped(finding.rows), finding.summary, finding.advice)?;
             for place in &finding.places {
-                writeln!(f, "  {}, line {}: {}", place.file.display(), place.line, one_line(&place.detail))?;
+                writeln!(f, "  {}, {}: {}", place.file.display(), place.position, one_line(&place.detail))?;
             }
         }
         if self.findings.is_empty() {
@@ -329,6 +358,27 @@ fn one_line(text: &str) -> String {
         }
     }
     line
+}
+
+/// At most two digits after the point.
+fn rounded(number: f64) -> String {
+    let text = format!("{number:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// How long training takes, in words. Nothing is guessed: a speed is measured, or there is no time.
+fn time(tokens: u64, seconds: Option<f64>) -> String {
+    let Some(seconds) = seconds else {
+        return "tokens divided by tokens a second: measure these in a short run, and give --tokens-per-second".to_owned();
+    };
+    let speed = grouped((tokens as f64 / seconds).round() as usize);
+    let minutes = (seconds / 60.0).round() as u64;
+    let time = match (minutes / 60, minutes % 60) {
+        (0, 0..=1) => format!("{} s", seconds.round()),
+        (0, minutes) => format!("{minutes} min"),
+        (hours, minutes) => format!("{hours} h {minutes} min"),
+    };
+    format!("about {time} at {speed} tokens a second, evaluation and saving not counted")
 }
 
 /// `1234567` as `1 234 567`.
@@ -355,6 +405,15 @@ mod tests {
         let found: Vec<_> = bars.iter().map(|bar| (bar.from, bar.to, bar.rows)).collect();
         assert_eq!(found, [(17, 32, 3), (33, 64, 3), (65, 128, 0), (129, 256, 1)]);
         assert!(histogram(&[]).is_empty());
+    }
+
+    #[test]
+    fn time_is_what_a_measured_speed_makes_of_tokens() {
+        assert!(time(100, Some(2.0)).starts_with("about 2 s at 50 tokens a second"));
+        assert!(time(100, Some(600.0)).starts_with("about 10 min at 0 tokens"));
+        assert!(time(36_000_000, Some(7500.0)).starts_with("about 2 h 5 min at 4 800 tokens"));
+        assert!(time(100, None).contains("--tokens-per-second"));
+        assert_eq!([rounded(1.0), rounded(2.5), rounded(0.333)], ["1", "2.5", "0.33"]);
     }
 
     #[test]

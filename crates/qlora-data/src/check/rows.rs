@@ -3,12 +3,11 @@
 use crate::pipeline::read_chunk;
 use crate::reader::{self, RawRow};
 use crate::row_reader::{self, SupervisedRow};
-use crate::{
-    Encoded, Encoder, Error, FileFormat, RowProblem, RowShape, Sample, Source, SourceFile, TextSplit,
-};
+use crate::{Encoder, Error, Location, RowProblem, Sample, Source, SourceFile, Sources, TextSplit};
+use qlora_hub::FetchProgress;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::sync::Arc;
 
 /// Gives the rows of a file, in order, until enough were taken.
 pub(super) fn for_each_chunk(
@@ -28,42 +27,52 @@ pub(super) fn for_each_chunk(
 /// A row of a file, as the model would see it.
 #[derive(Debug)]
 pub struct PickedRow {
-    /// Its position among the rows, from 0.
+    /// Its position among all rows, from 0.
     pub row: usize,
-    /// Its line, from 1.
-    pub line: usize,
+    /// Where it stands.
+    pub location: Location,
     /// Its tokens, or why it has none.
     pub sample: Result<Sample, RowProblem>,
 }
 
-/// Some rows of a file, by their positions; those that the file does not have are left out. A name that tells no format
-/// is one of JSONL.
+/// Some rows of sources, by their positions among all of them; those that there are not are left out.
 ///
 /// # Errors
-/// [`Error::Read`]. What is wrong with a row stands in its place.
+/// [`Error::Option`], [`Error::Source`], [`Error::Hub`] and [`Error::Read`]. What is wrong with a row stands in its
+/// place.
 pub fn pick(
-    path: &Path,
+    sources: &Sources,
     rows: &BTreeSet<usize>,
     encoder: &Encoder,
-    shape: Option<RowShape>,
+    progress: &mut dyn FetchProgress,
 ) -> Result<Vec<PickedRow>, Error> {
+    sources.check()?;
     let mut picked = Vec::new();
     let mut before = 0;
     let last = rows.last().copied().unwrap_or(0);
-    let format = FileFormat::of_name(path).unwrap_or(FileFormat::Jsonl);
-    let source = Source { shape, ..Source::new("") };
-    for_each_chunk(&SourceFile { path: path.to_owned(), format }, None, |chunk| {
-        let count = chunk.len();
-        for (row, raw) in (before..).zip(chunk).filter(|(row, _)| rows.contains(row)) {
-            let line = raw.position.number;
-            let encoded = row_reader::fields_of(raw)
-                .and_then(|fields| row_reader::supervised(fields, &source, None))
-                .and_then(|SupervisedRow { row, .. }| encoder.encode(&row, line));
-            let sample = encoded.map(|Encoded { sample, .. }| sample);
-            picked.push(PickedRow { row, line, sample });
+    for source in &sources.0 {
+        for file in source.files(progress)? {
+            let path = Arc::new(file.path.clone());
+            for_each_chunk(&file, source.split, |chunk| {
+                let count = chunk.len();
+                for (row, raw) in (before..).zip(chunk).filter(|(row, _)| rows.contains(row)) {
+                    let location = Location { path: Arc::clone(&path), position: raw.position };
+                    let sample = sample(raw, source, encoder);
+                    picked.push(PickedRow { row, location, sample });
+                }
+                before += count;
+                if before > last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
+            if before > last {
+                return Ok(picked);
+            }
         }
-        before += count;
-        if before > last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
+    }
     Ok(picked)
+}
+
+fn sample(raw: RawRow, source: &Source, encoder: &Encoder) -> Result<Sample, RowProblem> {
+    let line = raw.position.number;
+    let SupervisedRow { row, .. } = row_reader::supervised(row_reader::fields_of(raw)?, source, None)?;
+    encoder.encode(&row, line).map(|encoded| encoded.sample)
 }

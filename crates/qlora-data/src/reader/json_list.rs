@@ -1,32 +1,70 @@
 //! `[row, row, ..]` and `{"data": [row, row, ..]}`, element by element.
 
-use super::{BYTE_ORDER_MARK, Content, MAX_ROW_BYTES, RawRow, RawRows, file_error, read_error};
+use super::{Content, MAX_ROW_BYTES, RawRow, RawRows, file_error, read_error, without_byte_order_mark};
 use crate::{Error, Position, RowProblem};
-use std::io::{BufRead, Cursor, Read};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use std::io::{self, BufRead, Cursor, Read};
 use std::path::{Path, PathBuf};
 
 /// The key under which an object keeps its rows.
 const DATA: &[u8] = b"data";
-/// How much of the file is looked at to tell JSON from JSONL.
-const FIRST_LINE: u64 = 1 << 20;
 
 /// The rows of a JSON file. JSONL under the name of JSON, which is common, is read as what it is.
-pub(super) fn open(mut reader: Box<dyn BufRead + Send>, path: &Path) -> Result<RawRows, Error> {
+pub(super) fn open(reader: Box<dyn BufRead + Send>, path: &Path) -> Result<RawRows, Error> {
+    let mut reader = without_byte_order_mark(reader, path)?;
     let mut start = Vec::new();
-    (&mut reader).take(BYTE_ORDER_MARK.len() as u64).read_to_end(&mut start).map_err(read_error(path))?;
-    if start == BYTE_ORDER_MARK {
-        start.clear();
-    }
-    (&mut reader).take(FIRST_LINE).read_until(b'\n', &mut start).map_err(read_error(path))?;
-    let first_line: Option<serde_json::Map<String, serde_json::Value>> = serde_json::from_slice(&start).ok();
-    let is_jsonl = first_line.is_some_and(|row| !row.get("data").is_some_and(serde_json::Value::is_array));
+    let is_jsonl = is_jsonl(&mut reader, &mut start).map_err(read_error(path))?;
     let reader = Cursor::new(start).chain(reader);
     if is_jsonl {
         return Ok(Box::new(super::lines(reader, path)));
     }
-    let mut list = JsonList { reader, path: path.to_owned(), number: 0, state: State::First };
+    let mut list =
+        JsonList { reader, path: path.to_owned(), number: 0, state: State::First, in_object: false };
     list.enter()?;
     Ok(Box::new(list))
+}
+
+/// Whether the first line that is not blank is an object, and no `{"data": [..]}` that is all there is. What was read
+/// to tell comes into `start`, a row at most.
+fn is_jsonl(reader: &mut impl BufRead, start: &mut Vec<u8>) -> io::Result<bool> {
+    if blank(reader, start)? != Some(b'{') {
+        return Ok(false);
+    }
+    let from = start.len();
+    let left = MAX_ROW_BYTES.saturating_sub(from) as u64;
+    reader.by_ref().take(left).read_until(b'\n', start)?;
+    let line = &start[from..];
+    if serde_json::from_slice::<IgnoredAny>(line).is_err() {
+        return Ok(false);
+    }
+    let has_data = serde_json::from_slice::<DataList>(line).is_ok();
+    Ok(!has_data || blank(reader, start)?.is_some())
+}
+
+/// Reads white space, a row's worth at most; the byte after it.
+fn blank(reader: &mut impl BufRead, start: &mut Vec<u8>) -> io::Result<Option<u8>> {
+    while start.len() < MAX_ROW_BYTES {
+        let buffer = reader.fill_buf()?;
+        if buffer.is_empty() {
+            return Ok(None);
+        }
+        let solid = buffer.iter().position(|byte| !byte.is_ascii_whitespace());
+        let (length, byte) = (solid.unwrap_or(buffer.len()), solid.map(|at| buffer[at]));
+        start.extend_from_slice(&buffer[..length]);
+        reader.consume(length);
+        if byte.is_some() {
+            return Ok(byte);
+        }
+    }
+    Ok(None)
+}
+
+/// An object with a list under `data`. The line may be large: elements without content take no memory.
+#[derive(Deserialize)]
+struct DataList {
+    #[serde(rename = "data")]
+    _data: Vec<IgnoredAny>,
 }
 
 #[derive(Clone, Copy)]
@@ -43,6 +81,8 @@ struct JsonList<R> {
     path: PathBuf,
     number: usize,
     state: State,
+    /// Whether the list stands in an object, which has to end too.
+    in_object: bool,
 }
 
 impl<R: BufRead> JsonList<R> {
@@ -85,6 +125,7 @@ impl<R: BufRead> JsonList<R> {
             Some(b'[') => self.reader.consume(1),
             Some(b'{') => {
                 self.reader.consume(1);
+                self.in_object = true;
                 self.find_data()?;
             }
             Some(_) => {
@@ -99,12 +140,7 @@ impl<R: BufRead> JsonList<R> {
 
     fn find_data(&mut self) -> Result<(), Error> {
         while self.peek_solid()? != Some(b'}') {
-            let mut key = Vec::new();
-            self.value(&mut Some(&mut key))?;
-            if key.first() != Some(&b'"') {
-                return Err(self.wrong("expected a key in quotes"));
-            }
-            self.expect(b':')?;
+            let key = self.key()?;
             if key.get(1..key.len() - 1) == Some(DATA) && self.peek_solid()? == Some(b'[') {
                 self.reader.consume(1);
                 return Ok(());
@@ -118,6 +154,40 @@ impl<R: BufRead> JsonList<R> {
             &self.path,
             "an object without a list under `data`; write the rows as a list, [row, row, ..]",
         ))
+    }
+
+    /// A key with its quotes, and the colon after it.
+    fn key(&mut self) -> Result<Vec<u8>, Error> {
+        let mut key = Vec::new();
+        self.value(&mut Some(&mut key))?;
+        if key.first() != Some(&b'"') {
+            return Err(self.wrong("expected a key in quotes"));
+        }
+        self.expect(b':')?;
+        Ok(key)
+    }
+
+    /// What stands after the list: the rest of its object, then white space to the end of the file.
+    fn leave(&mut self) -> Result<(), Error> {
+        if self.in_object {
+            while self.peek_solid()? == Some(b',') {
+                self.reader.consume(1);
+                let key = self.key()?;
+                if key.get(1..key.len() - 1) == Some(DATA) {
+                    return Err(self.wrong("`data` stands there twice; put all rows into one list"));
+                }
+                self.value(&mut None)?;
+            }
+            self.expect(b'}')?;
+        }
+        match self.peek_solid()? {
+            None => Ok(()),
+            Some(found) => Err(self.wrong(&format!(
+                "expected the end of the file after the list, found `{}`; remove it, put all rows into one list, or \
+                 write one object per line and use the ending .jsonl",
+                found.escape_ascii()
+            ))),
+        }
     }
 
     /// Reads one value, whose brackets match; what else is wrong with it the parser of the row will say.
@@ -186,7 +256,9 @@ impl<R: BufRead> JsonList<R> {
         match (self.peek_solid()?, self.state) {
             (_, State::Over) => return Ok(None),
             (Some(b']'), _) => {
+                self.reader.consume(1);
                 self.state = State::Over;
+                self.leave()?;
                 return Ok(None);
             }
             (_, State::First) => {}

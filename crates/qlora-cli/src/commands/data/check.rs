@@ -3,14 +3,19 @@
 use std::io::Write as _;
 use std::path::Path;
 
-use qlora_core::data::check::{CheckOptions, Severity, check};
-use qlora_core::data::{FileFormat, Source, Sources};
+use qlora_core::data::check::{CheckOptions, PlannedBatch, PlannedLength, RunPlan, Severity, check};
+use qlora_core::data::{OnLong, Sources};
 use qlora_core::files::atomic;
 use qlora_core::hub::ProgressBars;
-use qlora_core::train::config::{ConfigError, RunConfig, RunLength};
+use qlora_core::train::config::{PackingKind, RunConfig, RunLength};
+use serde_json::Value;
 
+use super::sources::{run_config, sources};
 use crate::arguments::{CheckArguments, EncoderArguments, GlobalOptions};
 use crate::failure::Failure;
+
+/// The longest row of a run whose configuration does not say.
+const MAX_LENGTH: usize = 2048;
 
 /// What is checked, and how.
 struct Checked {
@@ -19,85 +24,113 @@ struct Checked {
     model: Option<String>,
     encoder: EncoderArguments,
     options: CheckOptions,
-    /// What training does to rows that a check does not.
-    left_out: Vec<&'static str>,
 }
 
 impl Checked {
     fn of(arguments: &CheckArguments) -> Result<Self, Failure> {
-        let given = Self {
-            train: sources(&arguments.files),
-            eval: (!arguments.eval.is_empty()).then(|| sources(&arguments.eval)),
-            model: arguments.model.clone(),
-            encoder: arguments.encoder.clone(),
-            options: CheckOptions {
-                max_length: arguments.max_length,
-                rows_per_step: arguments.batch_size.unwrap_or(8),
-                epochs: arguments.epochs.unwrap_or(1.0),
-                ..CheckOptions::default()
-            },
-            left_out: Vec::new(),
-        };
-        match &arguments.files[..] {
-            [path] if path.ends_with(".toml") => given.of_run(arguments, Path::new(path)),
-            _ => Ok(given),
+        let eval =
+            if arguments.eval.is_empty() { None } else { Some(sources(&arguments.eval, &arguments.rows)?) };
+        match run_config(&arguments.files, &arguments.rows)? {
+            Some(config) => Ok(Self::of_run(arguments, config, eval)),
+            None => Ok(Self {
+                train: sources(&arguments.files, &arguments.rows)?,
+                eval,
+                model: arguments.model.clone(),
+                encoder: arguments.encoder.clone(),
+                options: CheckOptions {
+                    max_length: arguments.max_length,
+                    on_long: arguments.on_long.map_or_else(OnLong::default, OnLong::from),
+                    run: planned(arguments, RunPlan::default()),
+                    ..CheckOptions::default()
+                },
+            }),
         }
     }
 
     /// With what a configuration says wherever an option does not.
-    fn of_run(self, arguments: &CheckArguments, path: &Path) -> Result<Self, Failure> {
-        let config = RunConfig::from_file(path, &[] as &[&str]).map_err(|error| match error {
-            ConfigError::Unreadable { .. } => Failure::from(error),
-            mistakes => Failure::Usage(Box::new(mistakes)),
-        })?;
-        if config.grpo.is_some() {
-            let message = "the prompts of a [grpo] run are not rows to imitate, which is what is checked";
-            return Err(Failure::usage(format!("{}: {message}", path.display())));
-        }
-        let (data, train) = (config.data, config.train);
-        let repeats = data.train.0.iter().any(|source| source.repeat != 1.0 || source.weight.is_some());
-        let left_out = [(data.augmentation.is_some(), "augmentation"), (repeats, "repetition")];
-        let max_length = self.options.max_length.or(Some(data.max_length));
-        Ok(Self {
-            train: data.train,
+    fn of_run(arguments: &CheckArguments, config: RunConfig, eval: Option<Sources>) -> Self {
+        let run = planned(arguments, run_plan(&config));
+        let data = config.data;
+        Self {
+            encoder: super::encoder_of_run(&arguments.encoder, &data),
+            model: arguments.model.clone().or(Some(config.model.path)),
             options: CheckOptions {
-                split: data.eval_split.filter(|_| self.eval.is_none()),
-                max_length,
-                rows_per_step: arguments.batch_size.unwrap_or(train.batch_size * train.accumulate),
-                epochs: arguments.epochs.unwrap_or(match train.length {
-                    RunLength::Epochs(epochs) => epochs,
-                    RunLength::Steps(_) => 1.0,
-                }),
-                ..self.options
+                split: data.eval_split.filter(|_| eval.is_none()),
+                max_length: arguments.max_length.or(Some(data.max_length)),
+                on_long: arguments.on_long.map_or(data.on_long, OnLong::from),
+                on_bad_row: data.on_bad_row,
+                mixing: data.mixing.unwrap_or_default(),
+                run,
+                ..CheckOptions::default()
             },
-            eval: self.eval.or(data.eval),
-            model: self.model.or(Some(config.model.path)),
-            encoder: EncoderArguments {
-                template: self.encoder.template.or(data.template),
-                train_on: self.encoder.train_on.or(Some(data.train_on.into())),
-            },
-            left_out: left_out.into_iter().filter(|(is, _)| *is).map(|(_, what)| what).collect(),
-        })
+            train: data.train,
+            eval: eval.or(data.eval),
+        }
+    }
+
+    /// As in training, no row is longer than the model's context.
+    fn limit_to(&mut self, context: usize) {
+        let wanted = self.options.max_length.unwrap_or(MAX_LENGTH);
+        if self.options.max_length.is_some() && wanted > context {
+            eprintln!("max_length is {wanted}: lowered to the model's context of {context}");
+        }
+        self.options.max_length = Some(wanted.min(context));
     }
 }
 
-/// Files as they were named; a name that tells no format is one of JSONL.
-fn sources(names: &[String]) -> Sources {
-    let source = |name: &String| {
-        let path = Path::new(name);
-        let jsonl = path.is_file() && FileFormat::of_name(path).is_none();
-        Source { format: jsonl.then_some(FileFormat::Jsonl), ..Source::new(name) }
+/// What a configuration makes of its rows.
+fn run_plan(config: &RunConfig) -> RunPlan {
+    let (data, train) = (&config.data, &config.train);
+    RunPlan {
+        batch: match (train.tokens_per_batch, data.packing.unwrap_or_default()) {
+            (None, _) => PlannedBatch::Rows(train.batch_size),
+            (Some(tokens), PackingKind::BestFit) => PlannedBatch::BestFit(tokens),
+            (Some(tokens), PackingKind::ByLength) => PlannedBatch::ByLength(tokens),
+        },
+        accumulate: train.accumulate,
+        length: match train.length {
+            RunLength::Epochs(epochs) => PlannedLength::Epochs(epochs),
+            RunLength::Steps(steps) => PlannedLength::Steps(steps),
+        },
+        tokens_per_second: recorded_speed(&config.output.dir.join("metrics.jsonl")),
+    }
+}
+
+/// What the options say wherever they do.
+fn planned(arguments: &CheckArguments, plan: RunPlan) -> RunPlan {
+    let (batch, accumulate) = match arguments.batch_size {
+        Some(rows) => (PlannedBatch::Rows(rows), 1),
+        None => (plan.batch, plan.accumulate),
     };
-    Sources(names.iter().map(source).collect())
+    RunPlan {
+        batch,
+        accumulate,
+        length: arguments.epochs.map_or(plan.length, PlannedLength::Epochs),
+        tokens_per_second: arguments.tokens_per_second.or(plan.tokens_per_second),
+    }
+}
+
+/// The median of the steps of an earlier run in the same directory.
+fn recorded_speed(metrics: &Path) -> Option<f64> {
+    let lines = std::fs::read_to_string(metrics).ok()?;
+    let speed = |line| serde_json::from_str::<Value>(line).ok()?.get("tokens_per_s")?.as_f64();
+    let mut speeds: Vec<f64> = lines.lines().filter_map(speed).filter(|speed| *speed > 0.0).collect();
+    speeds.sort_unstable_by(f64::total_cmp);
+    speeds.get(speeds.len() / 2).copied()
 }
 
 pub(super) fn run(global: &GlobalOptions, arguments: &CheckArguments) -> Result<(), Failure> {
-    let Checked { train, eval, model, encoder, options, left_out } = Checked::of(arguments)?;
-    let encoder = model.map(|model| super::encoder(&model, &encoder)).transpose()?;
+    let mut checked = Checked::of(arguments)?;
+    let encoder = match &checked.model {
+        None => None,
+        Some(model) => {
+            let (encoder, context) = super::encoder(model, &checked.encoder)?;
+            checked.limit_to(context);
+            Some(encoder)
+        }
+    };
+    let Checked { train, eval, options, .. } = checked;
     let report = check(&train, eval.as_ref(), encoder.as_ref(), &options, &mut ProgressBars::new())?;
-    for what in left_out {
-        eprintln!("{what} of sources is left out: rows are checked once, as they stand");
-    }
     if let Some(path) = &arguments.html {
         atomic::write_bytes(path, report.to_html().as_bytes())?;
     }

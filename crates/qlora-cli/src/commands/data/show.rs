@@ -5,46 +5,66 @@ use std::io::Write as _;
 
 use qlora_core::data::check::{PickedRow, pick};
 use qlora_core::data::pieces;
-use serde_json::json;
+use qlora_core::hub::ProgressBars;
+use qlora_core::train::config::RunConfig;
+use serde_json::{Value, json};
 
 use super::colour;
+use super::sources::{run_config, sources};
 use crate::arguments::{GlobalOptions, ShowArguments};
 use crate::failure::Failure;
 
 pub(super) fn run(global: &GlobalOptions, arguments: &ShowArguments) -> Result<(), Failure> {
-    let encoder = super::encoder(&arguments.model, &arguments.encoder)?;
+    let config = run_config(&arguments.files, &arguments.rows_as)?;
+    let (sources, model, encoder) = match config {
+        None => (
+            sources(&arguments.files, &arguments.rows_as)?,
+            arguments.model.clone(),
+            arguments.encoder.clone(),
+        ),
+        Some(RunConfig { data, model, .. }) => {
+            let encoder = super::encoder_of_run(&arguments.encoder, &data);
+            (data.train, arguments.model.clone().or(Some(model.path)), encoder)
+        }
+    };
+    let Some(model) = model else {
+        return Err(Failure::usage("name the model that is to be trained: --model MODEL"));
+    };
+    let (encoder, _) = super::encoder(&model, &encoder)?;
     let wanted: BTreeSet<usize> = arguments.rows.iter().flat_map(|rows| rows.0.clone()).collect();
-    let picked = pick(&arguments.file, &wanted, &encoder, None)?;
-    let name = arguments.file.display();
+    let picked = pick(&sources, &wanted, &encoder, &mut ProgressBars::new())?;
     if picked.is_empty() {
-        return Err(Failure::message(format!("{name} has none of these rows; the first row is 0")));
+        return Err(Failure::message(format!("{sources} has none of these rows; the first row is 0")));
     }
     let coloured = colour::wanted();
     let mut out = std::io::stdout().lock();
     let mut bad = 0;
-    for PickedRow { row, line, sample } in picked {
+    for PickedRow { row, location, sample } in picked {
+        let position = location.position;
+        let place = json!({
+            "row": row, "file": location.path.as_path(), "unit": position.unit, "line": position.number,
+        });
         let sample = match sample {
             Ok(sample) => sample,
             Err(problem) if global.json => {
                 bad += 1;
-                writeln!(out, "{}", json!({"row": row, "line": line, "error": problem.to_string()}))?;
+                writeln!(out, "{}", with(place, json!({"error": problem.to_string()})))?;
                 continue;
             }
             Err(problem) => {
                 bad += 1;
-                writeln!(out, "row {row} ({name}, line {line}): {problem}\n")?;
+                writeln!(out, "row {row} ({location}): {problem}\n")?;
                 continue;
             }
         };
         let pieces = pieces(&sample, encoder.tokenizer())?;
         if global.json {
-            let tokens = sample.len();
-            writeln!(out, "{}", json!({"row": row, "line": line, "tokens": tokens, "pieces": pieces}))?;
+            writeln!(out, "{}", with(place, json!({"tokens": sample.len(), "pieces": pieces})))?;
             continue;
         }
         writeln!(
             out,
-            "row {row} ({name}, line {line}): {} tokens, {} of them trained",
+            "row {row} ({location}): {} tokens, {} of them trained",
             sample.len(),
             sample.trained_tokens()
         )?;
@@ -55,4 +75,12 @@ pub(super) fn run(global: &GlobalOptions, arguments: &ShowArguments) -> Result<(
         return Err(Failure::message(format!("{bad} of these rows cannot be used")));
     }
     Ok(())
+}
+
+/// An object with further keys.
+fn with(mut place: Value, what: Value) -> Value {
+    if let (Value::Object(place), Value::Object(what)) = (&mut place, what) {
+        place.extend(what);
+    }
+    place
 }
