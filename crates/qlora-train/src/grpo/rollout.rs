@@ -26,11 +26,12 @@ use crate::samples::SampleRecord;
 pub type TextDecoder =
     Arc<dyn Fn(&[u32]) -> Result<String, Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
 
-/// The text that a tokenizer gives for completion tokens.
+/// The text that a tokenizer gives for completion tokens. Ids that it has no token for, which a model with more rows
+/// in its head may sample, give none.
 #[must_use]
 pub fn text_decoder(tokenizer: Arc<Tokenizer>) -> TextDecoder {
     Arc::new(move |ids: &[u32]| {
-        let text = tokenizer.decode(ids, true);
+        let text = tokenizer.decode_generated(ids, true);
         text.map_err(|error| Box::new(error) as Box<dyn std::error::Error + Send + Sync>)
     })
 }
