@@ -247,12 +247,12 @@ fn a_step_in_which_nothing_was_scored_changes_nothing_and_counts() {
     };
     let Some((one, _)) = run(1, &[0]) else { return };
     let (two, metrics) = run(2, &[0]).unwrap();
-    assert_eq!(two, one, "nothing was scored: nothing was learned");
+    assert!(two == one, "nothing was scored: nothing was learned");
     assert_eq!((metrics[1].step, metrics[1].trained_tokens, metrics[1].loss), (2, 0, 0.0));
     assert!(metrics[0].grad_norm > 0.0 && metrics[1].grad_norm.is_nan());
     assert_eq!(metrics[1].objective["completions/masked_ratio"], 1.0);
-    assert_ne!(run(2, &[0, 1]).unwrap().0, one);
-    assert_ne!(run(3, &[0, 2]).unwrap().0, one, "the run goes on");
+    assert!(run(2, &[0, 1]).unwrap().0 != one);
+    assert!(run(3, &[0, 2]).unwrap().0 != one, "the run goes on");
 }
 
 /// Of words, with fewer ids than the model's head has rows.
