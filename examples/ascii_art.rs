@@ -91,10 +91,10 @@ fn draw<B: KernelBackend>(
         let mut stream = TokenStream::new(tokenizer, true);
         let mut art = String::new();
         for id in &ids {
-            art.push_str(&stream.push(*id)?);
+            art.push_str(&stream.push_generated(*id)?);
         }
         art.push_str(&stream.finish()?);
-        if art != tokenizer.decode(&ids, true)? {
+        if art != tokenizer.decode_generated(&ids, true)? {
             return Err(io::Error::other(format!("streaming changes the text:\n{art}")).into());
         }
         drawn.push(art);

@@ -99,7 +99,7 @@ fn answers<B: KernelBackend>(model: &Decoder<B>, tokenizer: &Tokenizer) -> Resul
     let asked = QUESTIONS.map(|(question, ..)| vec![Message::user(question)]);
     let mut answers = Vec::new();
     for ids in next_turns(model, tokenizer, &asked, MAX_NEW_TOKENS)? {
-        answers.push(tokenizer.decode(&ids, true)?.trim().replace('\n', " "));
+        answers.push(tokenizer.decode_generated(&ids, true)?.trim().replace('\n', " "));
     }
     Ok(answers)
 }

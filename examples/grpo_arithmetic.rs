@@ -61,7 +61,7 @@ fn right<B: KernelBackend>(model: &Decoder<B>, tokenizer: &Tokenizer, prompts: &
         GenerateOptions { max_new_tokens: MAX_NEW_TOKENS, stop_tokens, ..GenerateOptions::default() };
     let mut right = 0;
     for (completion, prompt) in model.generate(&ids, &options, &mut |_| true)?.iter().zip(prompts) {
-        let text = tokenizer.decode(&completion.ids, true)?;
+        let text = tokenizer.decode_generated(&completion.ids, true)?;
         right += usize::from(
             Extract::FirstNumber.answer(&text) == Some(prompt.columns["answer"].to_string().as_str()),
         );

@@ -17,7 +17,7 @@ use qlora_core::hub::ProgressBars;
 use qlora_core::kernels::device::{DeviceInfo, OnDevice, on_device};
 use qlora_core::prelude::*;
 use qlora_core::rl::{Extract, LossKind, LossOptions, Reward, SoftOverlong, TagFormat, Task, TaskAnswer};
-use qlora_core::train::grpo::{Grpo, GrpoOptions, PromptSet, text_decoder};
+use qlora_core::train::grpo::{Grpo, GrpoOptions, PromptOptions, PromptSet, TaskPrompts, text_decoder};
 
 const SYSTEM: &str = "Think first, then answer. Write <think>your thoughts</think><answer>the number</answer> and \
                       nothing else.";
@@ -92,7 +92,15 @@ fn run<B: KernelBackend>(run: &Options, device: &B::Device) -> Result<()> {
     let lora = LoraConfig { rank: 32, alpha: 32.0, ..LoraConfig::default() };
     model.attach(&lora, 42)?;
 
-    let prompts = PromptSet::from_task(run.task, 1000, 42, Some(SYSTEM), &tokenizer, None)?;
+    let wanted =
+        TaskPrompts { task: run.task, count: 1000, seed: 42, system: Some(SYSTEM.into()), prefill: None };
+    let context = checkpoint.config().max_position_embeddings;
+    let fitting = PromptOptions {
+        max_tokens: context.saturating_sub(run.tokens),
+        skip_bad_rows: false,
+        skip_long_rows: false,
+    };
+    let prompts = PromptSet::from_task(&wanted, &tokenizer, None, fitting)?;
     let form = TagFormat {
         name: "form".into(),
         tags: ["think", "answer"].map(String::from).to_vec(),

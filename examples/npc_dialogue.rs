@@ -71,7 +71,7 @@ fn replies<B: KernelBackend>(
 ) -> Result<Vec<String>> {
     let mut replies = Vec::new();
     for ids in next_turns(model, tokenizer, conversations, MAX_NEW_TOKENS)? {
-        replies.push(tokenizer.decode(&ids, true)?.trim().to_owned());
+        replies.push(tokenizer.decode_generated(&ids, true)?.trim().to_owned());
     }
     Ok(replies)
 }

@@ -75,7 +75,7 @@ fn answers<B: KernelBackend>(
     for problems in problems.chunks(25) {
         let asked: Vec<Vec<Message>> = problems.iter().map(conversation).collect();
         for ids in next_turns(model, tokenizer, &asked, 12)? {
-            answers.push(tokenizer.decode(&ids, true)?.trim().to_owned());
+            answers.push(tokenizer.decode_generated(&ids, true)?.trim().to_owned());
         }
     }
     Ok(answers)

@@ -10,14 +10,13 @@
 //! its end shown in messages.
 
 use std::io::{BufRead as _, BufReader, Read, Write as _};
-use std::process::Child;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
-use crate::process::{Limits, Tail, drain, kill, start, tail_text};
+use crate::process::{Limits, Program, Tail, drain, tail_text};
 use crate::{Reward, RewardError, RewardInput};
 
 /// The longest answer, in bytes.
@@ -44,12 +43,6 @@ impl CommandReward {
         Ok(Self { name: name.into(), command, limits, idle, restarts: AtomicU64::new(0) })
     }
 
-    /// How often the program was killed because it did not answer as it should.
-    #[must_use]
-    pub fn restarts(&self) -> u64 {
-        self.restarts.load(Ordering::Relaxed)
-    }
-
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Worker>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -62,6 +55,10 @@ impl CommandReward {
 impl Reward for CommandReward {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
     }
 
     fn score(&self, input: &RewardInput<'_>) -> Result<Option<f64>, RewardError> {
@@ -92,7 +89,7 @@ impl Reward for CommandReward {
 /// A running program.
 #[derive(Debug)]
 struct Worker {
-    child: Child,
+    program: Program,
     requests: Sender<Vec<u8>>,
     replies: Receiver<Reply>,
     stderr: Tail,
@@ -112,14 +109,10 @@ type Answer = Result<Option<f64>, String>;
 
 impl Worker {
     fn start(command: &[String], limits: &Limits) -> Result<Self, RewardError> {
-        let mut child = start(command, limits)?;
+        let mut program = Program::start(command, limits)?;
         let (requests, to_write) = channel::<Vec<u8>>();
         let (to_read, replies) = sync_channel(4);
-        let (Some(mut stdin), Some(stdout), Some(stderr)) =
-            (child.stdin.take(), child.stdout.take(), child.stderr.take())
-        else {
-            unreachable!("all three streams are pipes")
-        };
+        let (mut stdin, stdout, stderr) = program.streams();
         // A program that does not read must not keep us from noticing that it does not answer.
         std::thread::spawn(move || {
             while let Ok(line) = to_write.recv() {
@@ -129,7 +122,7 @@ impl Worker {
             }
         });
         std::thread::spawn(move || read_lines(stdout, &to_read));
-        Ok(Self { child, requests, replies, stderr: drain(stderr), asked: 0 })
+        Ok(Self { program, requests, replies, stderr: drain(stderr), asked: 0 })
     }
 
     /// An error is one of the protocol: the program is of no more use.
@@ -169,16 +162,8 @@ impl Worker {
 
     /// Kills the program; gives the end of its standard error.
     fn end(mut self) -> String {
-        kill(&mut self.child);
+        self.program.end();
         tail_text(&self.stderr)
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        if let Ok(None) = self.child.try_wait() {
-            kill(&mut self.child);
-        }
     }
 }
 

@@ -115,6 +115,11 @@ pub trait Reward: Send + Sync {
     /// # Errors
     /// It can't be told. The completion is then masked and counted, and the run goes on.
     fn score(&self, input: &RewardInput<'_>) -> Result<Option<f64>, RewardError>;
+
+    /// How often a program of it had to be started again so far: `rewards/NAME/restarts`.
+    fn restarts(&self) -> u64 {
+        0
+    }
 }
 
 /// A reward of a function that can't fail.

@@ -44,6 +44,15 @@ impl<'a> TokenStream<'a> {
         self.give(&text)
     }
 
+    /// As [`push`](Self::push), of an id that a model chose: one without a token gives no text, as in
+    /// [`Tokenizer::decode_generated`].
+    ///
+    /// # Errors
+    /// When the tokenizer's own rules fail.
+    pub fn push_generated(&mut self, id: u32) -> Result<String, Error> {
+        if self.tokenizer.has_token(id) { self.push(id) } else { Ok(String::new()) }
+    }
+
     /// Ends the stream. Gives what was held back: U+FFFD for bytes that never became a character.
     ///
     /// # Errors

@@ -213,6 +213,19 @@ impl Tokenizer {
         Ok(self.inner.encode_fast(text, false).map_err(Error::tokenizer)?.get_ids().to_vec())
     }
 
+    /// The ids of a plain text, behind the token that the model expects before one
+    /// ([`adds_bos`](Self::adds_bos)). A text that begins with it gets no second one.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_with_bos(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let mut ids = self.encode(text)?;
+        if let Some(bos) = self.bos.filter(|bos| self.adds_bos && ids.first() != Some(bos)) {
+            ids.insert(0, bos);
+        }
+        Ok(ids)
+    }
+
     /// [`encode`](Self::encode), with the bytes of `text` that each token stands for.
     ///
     /// # Errors
@@ -231,13 +244,31 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::UnknownId`] for an id outside the vocabulary.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, Error> {
-        if let Some(&id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
+        if let Some(&id) = ids.iter().find(|&&id| !self.has_token(id)) {
             return Err(Error::UnknownId { id, vocab_size: self.vocab_size });
         }
         if !skip_special && let Some(text) = self.fast().and_then(|fast| fast.decode(ids)) {
             return Ok(text);
         }
         self.inner.decode(ids, skip_special).map_err(Error::tokenizer)
+    }
+
+    /// [`decode`](Self::decode) of ids that a model chose, which may be any row of its head: one without a token, as
+    /// those that fill the head up to a round number, gives no text.
+    ///
+    /// # Errors
+    /// When the tokenizer's own rules fail.
+    pub fn decode_generated(&self, ids: &[u32], skip_special: bool) -> Result<String, Error> {
+        if ids.iter().all(|&id| self.has_token(id)) {
+            return self.decode(ids, skip_special);
+        }
+        let known: Vec<u32> = ids.iter().copied().filter(|&id| self.has_token(id)).collect();
+        self.decode(&known, skip_special)
+    }
+
+    /// Whether an id is within the vocabulary.
+    pub(crate) fn has_token(&self, id: u32) -> bool {
+        (id as usize) < self.vocab_size
     }
 
     /// The token of an id, as it stands in the vocabulary (a byte-level one writes a space as `Ġ`).

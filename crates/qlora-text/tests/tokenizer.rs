@@ -179,9 +179,30 @@ fn each_supported_pre_tokenizer_splits_as_it_should() {
 }
 
 #[test]
+fn an_id_without_a_token_gives_no_text_where_a_model_chose_it() {
+    let tokenizer = Tokenizer::from_gguf(&small_metadata("gpt-2")).unwrap();
+    // Also between the two bytes of a character.
+    let ids = [256, 300, 0xc3, u32::MAX, 0xa9, 259, 261, 257];
+    assert!(matches!(tokenizer.decode(&ids, true), Err(Error::UnknownId { id: 300, vocab_size: 261 })));
+    for skip in [true, false] {
+        let text = if skip { "abé ab" } else { "abé<eos> ab" };
+        assert_eq!(tokenizer.decode_generated(&ids, skip).unwrap(), text);
+        let mut stream = TokenStream::new(&tokenizer, skip);
+        let pieces: String = ids.iter().map(|&id| stream.push_generated(id).unwrap()).collect();
+        assert_eq!(pieces + &stream.finish().unwrap(), text);
+    }
+    assert_eq!(tokenizer.decode_generated(&[261, 5000], true).unwrap(), "");
+    assert!(TokenStream::new(&tokenizer, true).push(261).is_err());
+}
+
+#[test]
 fn a_tokenizer_that_adds_bos_is_saved_so() {
     let tokenizer = Tokenizer::from_gguf(&small_metadata("llama-bpe")).unwrap();
     assert_eq!(tokenizer.encode("ab").unwrap(), [256]);
+    assert_eq!(tokenizer.encode_with_bos("ab").unwrap(), [258, 256]);
+    assert_eq!(tokenizer.encode_with_bos("<bos>ab").unwrap(), [258, 256]);
+    let without = Tokenizer::from_gguf(&small_metadata("gpt-2")).unwrap();
+    assert_eq!(without.encode_with_bos("ab").unwrap(), [256]);
     let folder = tempfile::tempdir().unwrap();
     tokenizer.save(folder.path()).unwrap();
     let config = folder.path().join("tokenizer_config.json");

@@ -52,6 +52,9 @@ pub struct RunState {
     pub tokens: u64,
     /// Tokens that the loss counted.
     pub trained_tokens: u64,
+    /// Of the steps, those without a token that counts, which the optimizer did not make.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub empty_steps: u64,
     /// Seconds spent in optimizer steps.
     pub seconds: f64,
     /// The lowest evaluation loss and the step after which it was found.
@@ -63,6 +66,10 @@ pub struct RunState {
     pub settings: BTreeMap<String, String>,
     /// Digest of the tokens and weights trained on.
     pub data: String,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// The evaluation with the lowest loss.

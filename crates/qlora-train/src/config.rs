@@ -361,7 +361,7 @@ impl RunConfig {
     /// memory is used, and the paths of the data, whose content is compared instead.
     #[must_use]
     pub fn settings(&self) -> BTreeMap<String, String> {
-        const FREE: [&str; 9] = [
+        const FREE: [&str; 10] = [
             "device.backend",
             "device.index",
             "data.train",
@@ -370,6 +370,7 @@ impl RunConfig {
             "train.checkpoint_every",
             "train.keep_checkpoints",
             "train.eval_every",
+            "grpo.reward_threads",
             "output.dir",
         ];
         let table = toml::Table::try_from(self).expect("the same tables as in `to_toml`");

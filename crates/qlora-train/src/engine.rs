@@ -320,59 +320,16 @@ impl<'a, B: TrainBackend, M: AutodiffModule<B> + Trainable<B>> Engine<'a, B, M> 
         }
 
         let scaling = self.options.loss_scaling.zip(run.state.loss_scale);
-        let loss_scale = scaling.map_or(1.0, |(_, state)| state.scale);
-        let pass = |number| {
-            let key = DropoutKey { seed: self.options.seed, micro_batch: micro_batch_number(index, number) };
-            Pass::training(key)
+        // Momentum and weight decay would move the parameters although there is nothing to learn.
+        let (loss, norm) = match size.trained_tokens {
+            0 => {
+                run.state.empty_steps += 1;
+                let step = index + 1;
+                self.tell(|to| to.warned(&format!("no token of step {step} counts: it changes nothing")));
+                (0.0, f64::NAN)
+            }
+            _ => self.learn(model, objective, run, &batches, size.weight)?,
         };
-        run.memory.prepare::<B>(model, batches.iter().map(|batch| objective.size(batch).tokens as usize));
-        let mut gradients = Gradients::new();
-        let mut losses: Vec<Tensor<B::InnerBackend, 1>> = Vec::with_capacity(batches.len());
-        for (number, batch) in batches.iter().enumerate() {
-            // For the message, should the device run out of memory.
-            device::enter(format!("the forward pass of step {}", index + 1));
-            let mut loss = objective.loss(model, batch, pass(number));
-            loss.value = loss.value * (1.0 / size.weight);
-            losses.push(loss.value.clone().inner());
-            device::enter(format!("the backward pass of step {}", index + 1));
-            loss.backward(model, loss_scale, &mut |found| gradients.add(model, found));
-        }
-        // Read back at once, so that a device is waited for once.
-        let losses: Vec<f64> = Tensor::cat(losses, 0).into_data().iter::<f64>().collect();
-        let loss: f64 = losses.iter().sum();
-        if !loss.is_finite() {
-            let first = losses.iter().position(|loss| !loss.is_finite()).unwrap_or(0);
-            let layer = objective.first_non_finite_layer(&model.valid(), &batches[first], pass(first));
-            return Err(self.not_finite("loss", loss, layer, run));
-        }
-        let (gradients, norm) = gradients.finish(model)?;
-        let norm = norm / loss_scale;
-
-        let learning_rate = self.options.schedule.rate(index);
-        if norm.is_finite() {
-            // A step that was skipped is none of the optimizer's.
-            let step = index + 1 - run.state.loss_scale.map_or(0, |scale| scale.skipped);
-            let scale = clip_coefficient(norm, self.options.clip) / loss_scale;
-            device::enter(format!("the optimizer's step {}", index + 1));
-            run.optimizer.step(model, gradients, learning_rate, step, scale);
-        } else if scaling.is_none() {
-            return Err(self.not_finite("gradient norm", norm, None, run));
-        }
-        if let Some((options, state)) = self.options.loss_scaling.zip(run.state.loss_scale.as_mut()) {
-            if norm.is_finite() {
-                state.succeeded(&options);
-            } else {
-                state.overflowed(&options);
-            }
-            if state.skipped_in_a_row >= options.most_skipped {
-                return Err(TrainError::LossScale {
-                    skipped: state.skipped_in_a_row,
-                    step: index + 1,
-                    scale: state.scale,
-                    checkpoint: run.checkpoint.clone(),
-                });
-            }
-        }
 
         let seconds = started.elapsed().as_secs_f64();
         run.loss = Some(loss);
@@ -387,7 +344,7 @@ impl<'a, B: TrainBackend, M: AutodiffModule<B> + Trainable<B>> Engine<'a, B, M> 
             epoch: run.state.epoch,
             loss,
             grad_norm: if norm.is_finite() { norm } else { f64::NAN },
-            lr: learning_rate,
+            lr: self.options.schedule.rate(index),
             tokens: size.tokens,
             trained_tokens: size.trained_tokens,
             tokens_per_s: size.tokens as f64 / seconds,
@@ -407,6 +364,73 @@ impl<'a, B: TrainBackend, M: AutodiffModule<B> + Trainable<B>> Engine<'a, B, M> 
         }
         self.tell(|observer| observer.stepped(&metrics));
         Ok(())
+    }
+
+    /// Loss and gradients of a step's batches, and the optimizer's step: the loss, and the gradients' norm.
+    fn learn<O: Objective<B, M>>(
+        &mut self,
+        model: &mut M,
+        objective: &O,
+        run: &mut Run<B>,
+        batches: &[O::Batch],
+        weight: f64,
+    ) -> Result<(f64, f64), TrainError> {
+        let index = run.state.step;
+        let scaling = self.options.loss_scaling.zip(run.state.loss_scale);
+        let loss_scale = scaling.map_or(1.0, |(_, state)| state.scale);
+        let pass = |number| {
+            let key = DropoutKey { seed: self.options.seed, micro_batch: micro_batch_number(index, number) };
+            Pass::training(key)
+        };
+        run.memory.prepare::<B>(model, batches.iter().map(|batch| objective.size(batch).tokens as usize));
+        let mut gradients = Gradients::new();
+        let mut losses: Vec<Tensor<B::InnerBackend, 1>> = Vec::with_capacity(batches.len());
+        for (number, batch) in batches.iter().enumerate() {
+            // For the message, should the device run out of memory.
+            device::enter(format!("the forward pass of step {}", index + 1));
+            let mut loss = objective.loss(model, batch, pass(number));
+            loss.value = loss.value * (1.0 / weight);
+            losses.push(loss.value.clone().inner());
+            device::enter(format!("the backward pass of step {}", index + 1));
+            loss.backward(model, loss_scale, &mut |found| gradients.add(model, found));
+        }
+        // Read back at once, so that a device is waited for once.
+        let losses: Vec<f64> = Tensor::cat(losses, 0).into_data().iter::<f64>().collect();
+        let loss: f64 = losses.iter().sum();
+        if !loss.is_finite() {
+            let first = losses.iter().position(|loss| !loss.is_finite()).unwrap_or(0);
+            let layer = objective.first_non_finite_layer(&model.valid(), &batches[first], pass(first));
+            return Err(self.not_finite("loss", loss, layer, run));
+        }
+        let (gradients, norm) = gradients.finish(model)?;
+        let norm = norm / loss_scale;
+
+        if norm.is_finite() {
+            // A step that was skipped is none of the optimizer's.
+            let skipped = run.state.loss_scale.map_or(0, |scale| scale.skipped) + run.state.empty_steps;
+            let step = index + 1 - skipped;
+            let scale = clip_coefficient(norm, self.options.clip) / loss_scale;
+            device::enter(format!("the optimizer's step {}", index + 1));
+            run.optimizer.step(model, gradients, self.options.schedule.rate(index), step, scale);
+        } else if scaling.is_none() {
+            return Err(self.not_finite("gradient norm", norm, None, run));
+        }
+        if let Some((options, state)) = self.options.loss_scaling.zip(run.state.loss_scale.as_mut()) {
+            if norm.is_finite() {
+                state.succeeded(&options);
+            } else {
+                state.overflowed(&options);
+            }
+            if state.skipped_in_a_row >= options.most_skipped {
+                return Err(TrainError::LossScale {
+                    skipped: state.skipped_in_a_row,
+                    step: index + 1,
+                    scale: state.scale,
+                    checkpoint: run.checkpoint.clone(),
+                });
+            }
+        }
+        Ok((loss, norm))
     }
 
     fn evaluate<O: Objective<B, M>>(

@@ -21,5 +21,5 @@ mod step_log;
 pub use batch::GrpoBatch;
 pub use objective::Grpo;
 pub use options::GrpoOptions;
-pub use prompts::{Prompt, PromptError, PromptOptions, PromptSet};
+pub use prompts::{Prompt, PromptError, PromptOptions, PromptSet, TaskPrompts};
 pub use rollout::{TextDecoder, text_decoder};

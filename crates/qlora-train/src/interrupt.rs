@@ -1,4 +1,4 @@
-//! Ctrl-C: a clean end first, an immediate one when pressed again.
+//! Ctrl-C and SIGTERM: a clean end first, an immediate one the second time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -7,6 +7,12 @@ use crate::TrainError;
 
 /// Exit code of a program that Ctrl-C ended, as shells expect it.
 const INTERRUPTED: i32 = 130;
+/// As [`INTERRUPTED`], of SIGTERM.
+#[cfg(unix)]
+const TERMINATED: i32 = 143;
+
+/// What Ctrl-C and SIGTERM set off.
+static INSTALLED: OnceLock<Interrupt> = OnceLock::new();
 
 /// A wish to end a run: the engine finishes the step it is in, saves a checkpoint and returns.
 ///
@@ -23,15 +29,16 @@ impl Interrupt {
         Self::default()
     }
 
-    /// The interrupt that Ctrl-C sets off. Ctrl-C pressed again ends the process at once with code 130.
+    /// The interrupt that Ctrl-C sets off and, on Unix, SIGTERM, by which job schedulers and containers end a process.
+    /// Either of them again ends the process at once with code 130 or 143.
     ///
-    /// The handler is installed once a process; later calls give the same interrupt. Where Ctrl-C is ignored, as in a
-    /// process that a script has put into the background, or handled by someone else, it stays so.
+    /// The handlers are installed once a process; later calls give the same interrupt. Where one of the signals is
+    /// ignored, as Ctrl-C in a process that a script has put into the background, or handled by someone else, it stays
+    /// so.
     ///
     /// # Errors
     /// The handler can't be installed.
     pub fn on_ctrl_c() -> Result<Self, TrainError> {
-        static INSTALLED: OnceLock<Interrupt> = OnceLock::new();
         if let Some(interrupt) = INSTALLED.get() {
             return Ok(interrupt.clone());
         }
@@ -46,7 +53,10 @@ impl Interrupt {
             Ok(()) | Err(ctrlc::Error::MultipleHandlers) => {}
             Err(source) => return Err(TrainError::Interrupt { source }),
         }
-        Ok(INSTALLED.get_or_init(|| interrupt).clone())
+        let interrupt = INSTALLED.get_or_init(|| interrupt).clone();
+        #[cfg(unix)]
+        on_termination();
+        Ok(interrupt)
     }
 
     /// Wishes for the end.
@@ -58,5 +68,29 @@ impl Interrupt {
     #[must_use]
     pub fn is_requested(&self) -> bool {
         self.requested.load(Ordering::SeqCst)
+    }
+}
+
+/// Sets off what is [`INSTALLED`] when SIGTERM arrives. The `termination` feature of `ctrlc` would do so for SIGHUP
+/// too, and handle no signal at all where one of the three is ignored, as under `nohup`.
+#[cfg(unix)]
+fn on_termination() {
+    extern "C" fn terminate(_signal: libc::c_int) {
+        if INSTALLED.get().is_some_and(|wish| wish.requested.swap(true, Ordering::SeqCst)) {
+            // SAFETY: `_exit` is async-signal-safe, and runs nothing of this process any more.
+            unsafe { libc::_exit(TERMINATED) };
+        }
+    }
+    let handler: extern "C" fn(libc::c_int) = terminate;
+    // SAFETY: the handler does nothing but atomic reads and writes, and `_exit`. The structures are numbers, for which
+    // zeros are values, and `sigaction` keeps neither pointer.
+    unsafe {
+        let (mut new, mut old): (libc::sigaction, libc::sigaction) = (std::mem::zeroed(), std::mem::zeroed());
+        new.sa_sigaction = handler as libc::sighandler_t;
+        new.sa_flags = libc::SA_RESTART;
+        libc::sigaction(libc::SIGTERM, &raw const new, &raw mut old);
+        if old.sa_sigaction != libc::SIG_DFL {
+            libc::sigaction(libc::SIGTERM, &raw const old, std::ptr::null_mut());
+        }
     }
 }

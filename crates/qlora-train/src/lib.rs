@@ -11,7 +11,7 @@
 //! | gradients in f16 | [`LossScaling`] |
 //! | files of a run | [`RunDirectory`], [`checkpoint`], [`metrics`], [`samples`], [`report`] |
 //! | who is told | [`Observer`], [`ProgressDisplay`] |
-//! | Ctrl-C | [`Interrupt`] |
+//! | Ctrl-C, SIGTERM | [`Interrupt`] |
 //!
 //! The library prints nothing by itself, and touches no file unless it is given a [`RunDirectory`].
 

@@ -81,10 +81,8 @@ impl OnBackend for Train<'_> {
         let run =
             Run { global, config: &config, directory, checkpoint: &checkpoint, initial: initial.as_ref() };
         match &config.grpo {
-            Some(grpo) => {
-                run.train::<B, _>(prompts::objective(&config, grpo, &checkpoint, global.json)?, device)
-            }
-            None => run.train::<B, _>(data::objective(&config, &checkpoint, global.json)?, device),
+            Some(grpo) => run.train::<B, _>(prompts::objective(&config, grpo, &checkpoint)?, device),
+            None => run.train::<B, _>(data::objective(&config, &checkpoint)?, device),
         }
     }
 }

@@ -6,6 +6,7 @@ mod bad_files;
 mod data;
 mod exporting;
 mod gemma3;
+mod generating;
 mod inspecting;
 mod program;
 mod real_model;

@@ -1,4 +1,4 @@
-//! `qlora train` on a tiny model: results, resuming, SIGKILL.
+//! `qlora train` on a tiny model: results, resuming, SIGTERM, SIGKILL.
 
 use std::fs;
 use std::path::Path;
@@ -111,6 +111,37 @@ fn machines_get_json_lines() {
         ran.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON alone on stdout")).collect();
     assert_eq!(lines.iter().filter(|line| line.get("loss").is_some()).count(), 6);
     assert_eq!(lines[lines.len() - 1]["adapter"], "out/adapter");
+}
+
+#[test]
+#[cfg(unix)]
+fn a_run_that_is_asked_to_end_saves_and_is_resumed() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    prepare(home);
+    let train = |out: &str| {
+        let mut command = command(home);
+        let dir = format!("output.dir={out}");
+        command.args(["train", "run.toml", "--set", "train.steps=400", "--set", "train.checkpoint_every=0"]);
+        command.args(["--set", &dir]).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        command
+    };
+    let mut child = train("ended").spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let metrics = home.join("ended/metrics.jsonl");
+    while fs::read_to_string(&metrics).unwrap_or_default().lines().count() < 20 {
+        assert!(Instant::now() < deadline, "no progress");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let kill = ["-TERM".to_string(), child.id().to_string()];
+    assert!(std::process::Command::new("kill").args(kill).status().unwrap().success());
+    assert!(child.wait().unwrap().success());
+    let steps = fs::read_to_string(&metrics).unwrap().lines().count();
+    assert!(steps < 400, "it was over before it could be asked");
+    assert!(home.join(format!("ended/checkpoints/step-{steps}")).is_dir());
+    assert!(train("ended").arg("--resume").status().unwrap().success());
+    assert!(train("whole").status().unwrap().success());
+    assert_eq!(adapter(home, "ended"), adapter(home, "whole"));
 }
 
 #[test]

@@ -83,6 +83,8 @@ pub enum RewardKind {
     UnitTests {
         command: Vec<String>,
         column: String,
+        #[serde(default)]
+        done: Option<String>,
         #[serde(default = "seconds")]
         timeout: f64,
         #[serde(default)]
@@ -120,6 +122,38 @@ fn limits(timeout: f64, memory_mb: Option<u64>) -> Result<Limits, String> {
         .filter(|timeout| !timeout.is_zero() && timeout.as_secs() <= 86_400)
         .ok_or_else(|| format!("timeout: {timeout} given, expected seconds above 0 and up to a day"))?;
     Ok(Limits { timeout, memory: memory_mb.map(|mb| mb.saturating_mul(1_000_000)) })
+}
+
+fn program(command: Vec<String>) -> Result<Vec<String>, String> {
+    match command.is_empty() {
+        true => Err("command: expected a program and its arguments as a list".to_string()),
+        false => Ok(command),
+    }
+}
+
+/// `done` is the language's own unless given; where it is empty success alone counts.
+fn unit_tests(
+    name: String,
+    command: Vec<String>,
+    column: String,
+    done: Option<String>,
+    limits: Limits,
+) -> Result<UnitTests, String> {
+    let command = program(command)?;
+    let done = match done {
+        Some(done) if done.is_empty() => None,
+        Some(done) if done.contains(UnitTests::DONE) => Some(done),
+        Some(done) => return Err(format!("done: {done:?} does not hold {}", UnitTests::DONE)),
+        None => Some(UnitTests::done_of(&command).map(String::from).ok_or_else(|| {
+            format!(
+                "done: the language that `{}` runs is not known; set it to a statement that prints {done} on a line of \
+                 its own, as print(\"{done}\"), or to \"\" to trust success alone",
+                command.join(" "),
+                done = UnitTests::DONE
+            )
+        })?),
+    };
+    Ok(UnitTests { done, limits, ..UnitTests::new(name, command, column) })
 }
 
 impl RewardConfig {
@@ -163,19 +197,32 @@ impl RewardConfig {
         Value::Object(table)
     }
 
-    /// The reward.
+    /// Whether the options are in their ranges. Starts no program.
     ///
     /// # Errors
-    /// An option is out of range, or a program can't be started.
+    /// Says which is not.
+    pub fn check(&self) -> Result<(), String> {
+        match self.kind.clone() {
+            RewardKind::UnitTests { command, column, done, timeout, memory_mb } => {
+                unit_tests(String::new(), command, column, done, limits(timeout, memory_mb)?).map(drop)
+            }
+            RewardKind::Command { command, timeout, memory_mb } => {
+                limits(timeout, memory_mb)?;
+                program(command).map(drop)
+            }
+            _ => self.build().map(drop),
+        }
+    }
+
+    /// The reward, its program started or tried out.
+    ///
+    /// # Errors
+    /// An option is out of range, or a program can't be started or does not do what it is for.
     pub fn build(&self) -> Result<Box<dyn Reward>, String> {
         let name = self.name.clone();
         let positive = |key: &str, value: usize| match value {
             0 => Err(format!("{key}: expected at least 1")),
             value => Ok(value),
-        };
-        let program = |command: &[String]| match command {
-            [] => Err("command: expected a program and its arguments as a list".to_string()),
-            command => Ok(command.to_vec()),
         };
         Ok(match self.kind.clone() {
             RewardKind::Exact { column, extract, ignore_case } => {
@@ -208,13 +255,14 @@ impl RewardConfig {
                 Box::new(RepetitionPenalty { name, ngram: positive("ngram", ngram)?, max_penalty })
             }
             RewardKind::Json { schema, partial } => Box::new(ValidJson::new(name, schema, partial)?),
-            RewardKind::UnitTests { command, column, timeout, memory_mb } => Box::new(UnitTests {
-                limits: limits(timeout, memory_mb)?,
-                ..UnitTests::new(name, program(&command)?, column)
-            }),
+            RewardKind::UnitTests { command, column, done, timeout, memory_mb } => {
+                let tests = unit_tests(name, command, column, done, limits(timeout, memory_mb)?)?;
+                tests.try_out().map_err(|error| error.to_string())?;
+                Box::new(tests)
+            }
             RewardKind::Command { command, timeout, memory_mb } => {
                 let limits = limits(timeout, memory_mb)?;
-                let reward = CommandReward::start(name, program(&command)?, limits);
+                let reward = CommandReward::start(name, program(command)?, limits);
                 Box::new(reward.map_err(|error| error.to_string())?)
             }
         })

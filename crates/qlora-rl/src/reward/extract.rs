@@ -55,40 +55,57 @@ fn boxed(text: &str) -> Option<&str> {
     None
 }
 
-/// The numbers of a text: digits with an optional sign, thousands separators and fraction. A minus sign right after
-/// a digit or letter is an operator.
+/// The numbers of a text: digits with an optional sign, thousands separators and fraction. A comma separates
+/// thousands only before groups of exactly three digits: `1,234` is a number, `3,4` and `12,34` are two. A minus sign
+/// right after a digit or letter is an operator.
 fn numbers(text: &str) -> impl Iterator<Item = &str> {
     let bytes = text.as_bytes();
-    let digit = move |i: usize| bytes.get(i).is_some_and(u8::is_ascii_digit);
     let mut at = 0;
     std::iter::from_fn(move || {
-        while at < bytes.len() && !digit(at) {
-            at += 1;
-        }
-        if at >= bytes.len() {
-            return None;
-        }
+        at += bytes[at..].iter().position(u8::is_ascii_digit)?;
         let mut start = at;
         if start > 0 && bytes[start - 1] == b'-' && (start < 2 || !bytes[start - 2].is_ascii_alphanumeric()) {
             start -= 1;
         }
-        while digit(at) || (at < bytes.len() && matches!(bytes[at], b',' | b'.') && digit(at + 1)) {
-            at += 1;
-        }
+        at = number_end(bytes, at);
         Some(&text[start..at])
     })
 }
 
+/// Where a number ends whose first digit is at `start`.
+fn number_end(bytes: &[u8], start: usize) -> usize {
+    let digits = |from: usize| bytes[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let mut end = start + digits(start);
+    if end - start <= 3 {
+        while bytes.get(end) == Some(&b',') && digits(end + 1) == 3 {
+            end += 4;
+        }
+    }
+    if bytes.get(end) == Some(&b'.') && digits(end + 1) > 0 {
+        end += 1 + digits(end + 1);
+    }
+    end
+}
+
 /// A number as people write it: thousands separators, a currency or percent sign, space around it.
 pub(crate) fn parse_number(text: &str) -> Option<f64> {
-    let plain: String = text
-        .trim()
-        .trim_start_matches(['$', '€', '£'])
-        .trim_end_matches(['%', '.', '€'])
-        .chars()
-        .filter(|c| !matches!(c, ',' | '_' | ' '))
-        .collect();
+    let text = text.trim().trim_start_matches(['$', '€', '£']).trim_end_matches(['%', '.', '€']).trim();
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => ("-", digits.trim_start()),
+        None => ("", text),
+    };
+    let whole = digits.find(['.', 'e', 'E']).unwrap_or(digits.len());
+    let (whole, rest) = digits.split_at(whole);
+    let plain = format!("{sign}{}{rest}", without_separators(whole)?);
     plain.parse().ok().filter(|number: &f64| number.is_finite())
+}
+
+/// The digits of a whole number; `None` where a separator stands elsewhere than before groups of three.
+fn without_separators(whole: &str) -> Option<String> {
+    let groups: Vec<&str> = whole.split([',', '_', ' ']).collect();
+    let is_grouped = groups.len() == 1
+        || ((1..=3).contains(&groups[0].len()) && groups[1..].iter().all(|group| group.len() == 3));
+    is_grouped.then(|| groups.concat())
 }
 
 #[cfg(test)]
@@ -116,5 +133,20 @@ mod tests {
         assert_eq!(parse_number("-3"), Some(-3.0));
         assert_eq!(parse_number("three"), None);
         assert_eq!(parse_number("inf"), None);
+        assert_eq!(parse_number("- $5"), None);
+        assert_eq!(parse_number("$ -1 234 567.5"), Some(-1_234_567.5));
+        assert_eq!(parse_number("1e3"), Some(1000.0));
+        assert_eq!(["3,4", "12,34", "1234,567", "1,2345", ",5", "1.5,000"].map(parse_number), [None; 6]);
+    }
+
+    #[test]
+    fn a_comma_belongs_to_a_number_only_before_three_digits() {
+        let all = |text| numbers(text).collect::<Vec<_>>().join(" ");
+        assert_eq!(all("3,4 and 12,34 and 1,2345"), "3 4 12 34 1 2345");
+        assert_eq!(all("1,234, 1,234,567.25, -12,345."), "1,234 1,234,567.25 -12,345");
+        assert_eq!(all("1234,567 1,234,56 2.5,000 1.2.3"), "1234 567 1,234 56 2.5 000 1.2 3");
+        assert_eq!(all("7, 8,é,9"), "7 8 9");
+        assert_eq!(Extract::LastNumber.answer("the pair 3,4"), Some("4"));
+        assert_eq!(Extract::FirstNumber.answer("1,"), Some("1"));
     }
 }

@@ -34,8 +34,8 @@ impl Reward for PatternFormat {
 
 /// Whether a completion is a row of tags, `<think>…</think><answer>…</answer>`.
 ///
-/// 1 where each tag is opened and closed exactly once, in order, with nothing but space between them; with `partial`,
-/// else the share of opening and closing tags that are there exactly once, times a half.
+/// 1 where each tag is opened and closed exactly once in the whole completion, in order, with nothing but space between
+/// the sections; with `partial`, else the share of opening and closing tags that are there exactly once, times a half.
 #[derive(Clone, Debug)]
 pub struct TagFormat {
     /// Name in metrics.
@@ -47,16 +47,23 @@ pub struct TagFormat {
 }
 
 impl TagFormat {
-    fn is_exact(&self, completion: &str) -> bool {
+    /// The opening and closing tags, in order.
+    fn marks(&self) -> impl Iterator<Item = String> {
+        self.tags.iter().flat_map(|tag| [format!("<{tag}>"), format!("</{tag}>")])
+    }
+
+    /// How many of the tags stand in a text exactly once.
+    fn once(&self, text: &str) -> usize {
+        self.marks().filter(|mark| text.matches(mark.as_str()).count() == 1).count()
+    }
+
+    /// Whether the tags are a row of sections with nothing outside.
+    fn is_row(&self, completion: &str) -> bool {
         let mut rest = completion.trim();
         for tag in &self.tags {
             let (open, close) = (format!("<{tag}>"), format!("</{tag}>"));
             let Some(inside) = rest.trim_start().strip_prefix(open.as_str()) else { return false };
-            let Some((content, after)) = inside.split_once(close.as_str()) else { return false };
-            let is_tag = |text: &str| text.contains(&open) || text.contains(&close);
-            if is_tag(content) || is_tag(after) {
-                return false;
-            }
+            let Some((_, after)) = inside.split_once(close.as_str()) else { return false };
             rest = after;
         }
         rest.trim().is_empty()
@@ -69,14 +76,13 @@ impl Reward for TagFormat {
     }
 
     fn score(&self, input: &RewardInput<'_>) -> Result<Option<f64>, RewardError> {
-        if self.is_exact(input.completion) {
+        let (once, all) = (self.once(input.completion), 2 * self.tags.len());
+        if once == all && self.is_row(input.completion) {
             return Ok(Some(1.0));
         }
         if !self.partial || self.tags.is_empty() {
             return Ok(Some(0.0));
         }
-        let marks = self.tags.iter().flat_map(|tag| [format!("<{tag}>"), format!("</{tag}>")]);
-        let once = marks.filter(|mark| input.completion.matches(mark.as_str()).count() == 1).count();
-        Ok(Some(0.5 * once as f64 / (2 * self.tags.len()) as f64))
+        Ok(Some(0.5 * once as f64 / all as f64))
     }
 }

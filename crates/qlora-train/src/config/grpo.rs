@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use qlora_data::{OnLong, TrainOn};
 use qlora_models::Sampling;
 use qlora_rl::{
     Aggregation, CorrectionMode, ImportanceLevel, LossKind, LossOptions, RewardConfig, RewardKind,
@@ -10,13 +11,14 @@ use qlora_rl::{
 use serde::{Serialize, Serializer};
 use toml::Value;
 
-use super::check::{count, non_negative, number, positive, seed};
+use super::check::{count, non_negative, number, positive, seed, text};
 use super::problem::Place;
 use super::reader::Reader;
 use super::{DataConfig, TrainConfig};
 use crate::grpo::GrpoOptions;
 
 const SECTION: &str = "grpo";
+const SECTION_OF_ROWS: &str = "data";
 
 const LEVELS: [(&str, ImportanceLevel); 2] =
     [("token", ImportanceLevel::Token), ("sequence", ImportanceLevel::Sequence)];
@@ -35,6 +37,10 @@ pub struct GrpoConfig {
     pub options: GrpoOptions,
     /// What completions are worth: at least one.
     pub rewards: Vec<RewardConfig>,
+    /// A system message before the questions of a built-in task.
+    pub system: Option<String>,
+    /// What the assistant's turn begins with, for a built-in task.
+    pub prefill: Option<String>,
 }
 
 /// The name of a value.
@@ -68,7 +74,10 @@ impl Serialize for GrpoConfig {
             ("mask_truncated_completions", Value::Boolean(self.options.mask_truncated_completions)),
             ("dynamic_sampling", whole(u64::from(self.options.dynamic_sampling))),
             ("logged_samples", whole(self.options.logged_samples as u64)),
+            ("reward_threads", whole(self.options.reward_threads as u64)),
         ]);
+        keys.extend(self.system.as_deref().map(|system| ("system", text(system))));
+        keys.extend(self.prefill.as_deref().map(|prefill| ("prefill", text(prefill))));
         if self.options.aggregation == Aggregation::SumThenNormalize {
             keys.insert("scale_rewards", text(name_of(&SCALES, &self.options.scale_rewards)));
         }
@@ -155,42 +164,17 @@ pub(super) fn grpo(
         });
     let logged_samples =
         reader.optional(SECTION, "logged_samples", "a whole number of at least 0", |v| count(v, 0));
+    let reward_threads = whole(reader, "reward_threads", default.reward_threads);
     let rewards = rewards(reader, data);
+    let [system, prefill] = ["system", "prefill"].map(|key| of_task(reader, key, data));
     if let Some(data) = data {
-        let plain = data.train.plain_path();
-        if plain.is_none() {
-            let message = "GRPO reads the prompts of one JSONL file, or a task: set it to a path".to_string();
-            reader.problem(Place::Absent, "data.train", message);
-        }
-        if plain.is_some_and(|name| name.starts_with("task:")) && data.task().is_none() {
-            let names: Vec<&str> = qlora_rl::Task::NAMED.iter().map(|(name, _)| *name).collect();
-            let message = format!(
-                "{} given, expected task:NAME or task:NAME:COUNT with NAME one of {}",
-                data.train,
-                names.join(", ")
-            );
-            reader.problem(Place::Absent, "data.train", message);
-        }
-        if data.eval.is_some() {
-            let message = "GRPO has no evaluation on held-out rows; remove it".to_string();
-            reader.problem(Place::Absent, "data.eval", message);
-        }
-        for (given, key) in
-            [(data.eval_split.is_some(), "eval_split"), (data.augmentation.is_some(), "augmentation")]
-        {
-            if given {
-                let message = "GRPO takes prompts as they are; remove it".to_string();
-                reader.problem(Place::Absent, &format!("data.{key}"), message);
-            }
-        }
-        if data.on_long == qlora_data::OnLong::Truncate {
-            let message = "a prompt that is cut off asks something else; \"error\" or \"skip\"".to_string();
-            reader.problem(Place::Absent, "data.on_long", message);
-        }
+        check_data(reader, data);
+        check_length(reader, data, loss.max_completion_length);
     }
-    if train.is_some_and(|train| train.tokens_per_batch.is_some()) {
-        let message = "GRPO counts completions: set train.batch_size".to_string();
-        reader.problem(Place::Absent, "train.tokens_per_batch", message);
+    if let Some(train) = train {
+        let mut refuse = |key, given: bool, why| refuse_beside(reader, "train", key, given, why);
+        refuse("tokens_per_batch", train.tokens_per_batch.is_some(), COMPLETIONS);
+        refuse("eval_every", train.eval_every > 0, NO_EVALUATION);
     }
     let (train, data) = (train?, data?);
     let options = GrpoOptions {
@@ -207,16 +191,82 @@ pub(super) fn grpo(
         batch_size: train.batch_size,
         accumulate: train.accumulate,
         seed: train.seed,
-        shuffle: data.shuffle,
+        shuffle: data.shuffle.then_some(data.seed),
         checkpointing: train.checkpointing,
         logged_samples: logged_samples.unwrap_or(default.logged_samples),
+        reward_threads,
         ..default
     };
     for problem in options.problems() {
         let place = places.get(problem.option).copied().unwrap_or(Place::Absent);
         reader.problem(place, &format!("{SECTION}.{}", problem.option), problem.message);
     }
-    Some(GrpoConfig { options, rewards })
+    Some(GrpoConfig { options, rewards, system, prefill })
+}
+
+const COMPLETIONS: &str = "GRPO counts completions: set train.batch_size";
+const NO_EVALUATION: &str = "GRPO has no evaluation on held-out rows; remove it";
+const AS_THEY_ARE: &str = "GRPO takes prompts as they are; remove it";
+
+/// Refuses what a key of another section says, which would change nothing here.
+fn refuse_beside(reader: &mut Reader, section: &'static str, key: &'static str, given: bool, why: &str) {
+    if given {
+        let place = reader.taken_from(section, key);
+        reader.problem(place, &format!("{section}.{key}"), why.to_string());
+    }
+}
+
+/// What `[data]` says that is not for prompts. Resolved configurations have the defaults of all keys: these are let be.
+fn check_data(reader: &mut Reader, data: &DataConfig) {
+    let plain = data.train.plain_path();
+    let mut refuse = |key, given: bool, why: &str| refuse_beside(reader, SECTION_OF_ROWS, key, given, why);
+    refuse("train", plain.is_none(), "GRPO reads the prompts of one JSONL file, or a task: set it to a path");
+    refuse("eval", data.eval.is_some(), NO_EVALUATION);
+    refuse("eval_split", data.eval_split.is_some(), AS_THEY_ARE);
+    refuse("augmentation", data.augmentation.is_some(), AS_THEY_ARE);
+    refuse(
+        "train_on",
+        data.train_on != TrainOn::default(),
+        "GRPO trains on what the model writes, all of it; remove it",
+    );
+    refuse(
+        "on_long",
+        data.on_long == OnLong::Truncate,
+        "a prompt that is cut off asks something else; \"error\" or \"skip\"",
+    );
+    if plain.is_some_and(|name| name.starts_with("task:")) && data.task().is_none() {
+        let names: Vec<&str> = qlora_rl::Task::NAMED.iter().map(|(name, _)| *name).collect();
+        let message = format!(
+            "{} given, expected task:NAME or task:NAME:COUNT with NAME one of {}",
+            data.train,
+            names.join(", ")
+        );
+        refuse("train", true, &message);
+    }
+}
+
+/// A completion that takes all the room leaves none for its prompt.
+fn check_length(reader: &mut Reader, data: &DataConfig, max_completion_length: usize) {
+    if max_completion_length >= data.max_length {
+        let place = reader.taken_from(SECTION, "max_completion_length");
+        let message = format!(
+            "{max_completion_length} leaves no room for a prompt within data.max_length = {}; lower the one or raise \
+             the other",
+            data.max_length
+        );
+        reader.problem(place, "grpo.max_completion_length", message);
+    }
+}
+
+/// A text that only a built-in task reads.
+fn of_task(reader: &mut Reader, key: &'static str, data: Option<&DataConfig>) -> Option<String> {
+    let given = reader.optional(SECTION, key, "text", text)?;
+    if data.is_some_and(|data| data.task().is_none()) {
+        let place = reader.taken_from(SECTION, key);
+        let message = "is for built-in tasks; the rows of a file have their own".to_string();
+        reader.problem(place, &format!("{SECTION}.{key}"), message);
+    }
+    Some(given)
 }
 
 /// A key that means nothing beside others.
@@ -343,10 +393,7 @@ fn rewards(reader: &mut Reader, data: Option<&DataConfig>) -> Vec<RewardConfig> 
         let value = serde_json::to_value(value).unwrap_or_default();
         let found = RewardConfig::from_value(&value).and_then(|reward| {
             // Programs are started when the run is.
-            let is_program = matches!(reward.kind, RewardKind::Command { .. });
-            if !is_program {
-                reward.build()?;
-            }
+            reward.check()?;
             match rewards.iter().any(|other| other.name == reward.name) {
                 true => Err(format!("a second reward named `{}`; give it a name", reward.name)),
                 false => Ok(reward),

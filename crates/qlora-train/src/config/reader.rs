@@ -14,6 +14,8 @@ pub(super) struct Reader {
     entries: BTreeMap<(String, String), Entry>,
     /// Keys that some option reads, by section: what an unknown key is compared with.
     known: BTreeMap<&'static str, BTreeSet<&'static str>>,
+    /// Where keys that were asked for were given.
+    taken: BTreeMap<(&'static str, &'static str), Place>,
     problems: Vec<Problem>,
 }
 
@@ -29,6 +31,7 @@ impl Reader {
             path: path.to_path_buf(),
             entries: BTreeMap::new(),
             known: BTreeMap::new(),
+            taken: BTreeMap::new(),
             problems: Vec::new(),
         };
         reader.read_text(text)?;
@@ -131,7 +134,14 @@ impl Reader {
     /// The raw value of a key, which from now on is known.
     pub(super) fn take(&mut self, section: &'static str, key: &'static str) -> Option<Entry> {
         self.known.entry(section).or_default().insert(key);
-        self.entries.remove(&(section.to_string(), key.to_string()))
+        let entry = self.entries.remove(&(section.to_string(), key.to_string()))?;
+        self.taken.insert((section, key), entry.place);
+        Some(entry)
+    }
+
+    /// Where a key that was asked for was given.
+    pub(super) fn taken_from(&self, section: &'static str, key: &'static str) -> Place {
+        self.taken.get(&(section, key)).copied().unwrap_or(Place::Absent)
     }
 
     /// A key that `convert` understands, or `None` with a problem that says what was `expected`.

@@ -31,15 +31,15 @@ pub struct GrpoOptions {
     pub batch_size: usize,
     /// Micro-batches of an optimizer step.
     pub accumulate: usize,
-    /// Seed of sampling and of orders.
+    /// Seed of sampling, and of the order in which a generation batch is trained on.
     pub seed: u64,
-    /// Whether each epoch has an order of prompts of its own.
-    pub shuffle: bool,
+    /// Seed of the orders of prompts, of which each epoch has one of its own; `None` keeps the order of the file.
+    pub shuffle: Option<u64>,
     /// What a forward pass keeps.
     pub checkpointing: Checkpointing,
     /// Tokens that end a completion.
     pub stop_tokens: Vec<u32>,
-    /// Threads for rewards.
+    /// Completions that are scored at the same time, each on a thread. The scores do not depend on it.
     pub reward_threads: usize,
     /// Completions of a generation batch that are recorded as samples.
     pub logged_samples: usize,
@@ -61,7 +61,7 @@ impl Default for GrpoOptions {
             batch_size: 8,
             accumulate: 1,
             seed: 42,
-            shuffle: true,
+            shuffle: Some(42),
             checkpointing: Checkpointing::None,
             stop_tokens: Vec::new(),
             reward_threads: 4,
@@ -144,6 +144,7 @@ impl GrpoOptions {
             "every step is on the policy with num_iterations and updates_per_generation at 1: it would mask nothing"
                 .into(),
         );
+        check(self.reward_threads >= 1, "reward_threads", "expected at least 1".into());
         check(
             self.dynamic_sampling < 256,
             "dynamic_sampling",

@@ -27,13 +27,30 @@ pub struct PromptOptions {
     pub max_tokens: usize,
     /// Whether rows that can't be used are left out and counted, and not an error.
     pub skip_bad_rows: bool,
+    /// Whether longer prompts are left out and counted, and not an error.
+    pub skip_long_rows: bool,
+}
+
+/// Problems of a built-in task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskPrompts {
+    /// Which task.
+    pub task: Task,
+    /// How many problems.
+    pub count: usize,
+    /// What they are drawn with.
+    pub seed: u64,
+    /// A system message before the question.
+    pub system: Option<String>,
+    /// What the assistant's turn begins with; not a part of the completion.
+    pub prefill: Option<String>,
 }
 
 /// Prompts to train on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PromptSet {
     prompts: Vec<Prompt>,
-    /// Lines that were left out, and why.
+    /// Lines or problems that were left out, and why.
     skipped: Vec<(usize, String)>,
 }
 
@@ -59,6 +76,16 @@ pub enum PromptError {
         /// What is wrong, and what was expected.
         problem: String,
     },
+    /// A problem of a task can't be used.
+    #[error("problem {number} of task {}: {problem}", task.name())]
+    Problem {
+        /// The task.
+        task: Task,
+        /// Which problem, from 1.
+        number: usize,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
     /// There is no prompt.
     #[error("there is no prompt to train on{}", first.as_ref().map(|f| format!("; the first row was left out: {f}")).unwrap_or_default())]
     Empty {
@@ -82,13 +109,13 @@ impl PromptSet {
         Ok(Self { prompts, skipped: Vec::new() })
     }
 
-    /// The rows of a JSONL file, each an object with `prompt`: text, which is taken as it is, or a list of messages,
-    /// which the chat template renders up to where the assistant's turn begins (`messages` is the same). `prefill`
-    /// is text that the assistant's turn begins with. All other keys are columns that rewards read. Without a
-    /// `template` the tokenizer's own is taken.
+    /// The rows of a JSONL file, each an object with `prompt`: text, which is taken as it is behind the token that the
+    /// model expects before a text, or a list of messages, which the chat template renders up to where the assistant's
+    /// turn begins (`messages` is the same). `prefill` is text that the assistant's turn begins with. All other keys are
+    /// columns that rewards read. Without a `template` the tokenizer's own is taken.
     ///
     /// # Errors
-    /// The file can't be read, a row can't be used (unless such are skipped), or there is none.
+    /// The file can't be read, a row can't be used or is too long (unless such are skipped), or there is none.
     pub fn from_jsonl(
         path: impl AsRef<Path>,
         tokenizer: &Tokenizer,
@@ -100,51 +127,68 @@ impl PromptSet {
             std::fs::read(path).map_err(|source| PromptError::Read { path: path.to_path_buf(), source })?;
         let own = if template.is_none() { tokenizer.chat_template().ok() } else { None };
         let template = template.or(own.as_ref());
-        let (mut prompts, mut skipped) = (Vec::new(), Vec::new());
-        for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
-            if line.iter().all(u8::is_ascii_whitespace) {
-                continue;
-            }
-            match row(line, tokenizer, template, options.max_tokens) {
-                Ok(prompt) => prompts.push(prompt),
-                Err(problem) if options.skip_bad_rows => skipped.push((index + 1, problem)),
-                Err(problem) => {
-                    return Err(PromptError::Row { path: path.to_path_buf(), line: index + 1, problem });
-                }
-            }
-        }
-        if prompts.is_empty() {
-            let first = skipped.first().map(|(line, problem)| format!("line {line}: {problem}"));
-            return Err(PromptError::Empty { first });
-        }
-        Ok(Self { prompts, skipped })
+        let lines = bytes.split(|byte| *byte == b'\n').zip(1..);
+        let rows = lines
+            .filter(|(line, _)| !line.iter().all(u8::is_ascii_whitespace))
+            .map(|(line, number)| (number, row(line, tokenizer, template)));
+        let refuse = |line, problem| PromptError::Row { path: path.to_path_buf(), line, problem };
+        Self::select(rows, options, refuse)
     }
 
-    /// Problems of a built-in task, each a user's turn of the chat template after an optional system message.
+    /// Problems of a built-in task, each a user's turn of the chat template.
     ///
     /// # Errors
-    /// The chat template can't be used, or `count` is 0.
+    /// The chat template can't be used, a problem is too long (unless such are skipped), or there is none.
     pub fn from_task(
-        task: Task,
-        count: usize,
-        seed: u64,
-        system: Option<&str>,
+        wanted: &TaskPrompts,
         tokenizer: &Tokenizer,
         template: Option<&ChatTemplate>,
+        options: PromptOptions,
     ) -> Result<Self, PromptError> {
         let own = if template.is_none() { Some(tokenizer.chat_template()?) } else { None };
         let template = template.or(own.as_ref()).expect("one of the two is there");
+        let TaskPrompts { task, count, seed, system, prefill } = wanted;
         let prompt = |problem: qlora_rl::Problem| {
-            let messages: Vec<Message> =
-                system.map(Message::system).into_iter().chain([Message::user(&problem.question)]).collect();
+            let system = system.iter().map(Message::system);
+            let messages: Vec<Message> = system.chain([Message::user(&problem.question)]).collect();
             let input =
                 RenderInput { messages: &messages, add_generation_prompt: true, ..RenderInput::default() };
-            let text = template.render(&input)?.text;
+            let text = template.render(&input)?.text + prefill.as_deref().unwrap_or_default();
             let ids = tokenizer.encode(&text)?;
             Ok(Prompt { ids, text: text.into(), columns: problem.columns.into() })
         };
-        let prompts = task.problems(count, seed).into_iter().map(prompt);
-        Self::new(prompts.collect::<Result<_, PromptError>>()?)
+        let prompts = task.problems(*count, *seed).into_iter().map(prompt);
+        let prompts: Vec<Prompt> = prompts.collect::<Result<_, PromptError>>()?;
+        let refuse = |number, problem| PromptError::Problem { task: *task, number, problem };
+        Self::select((1..).zip(prompts.into_iter().map(Ok)), options, refuse)
+    }
+
+    /// The prompts that can be used, of numbered ones.
+    fn select(
+        found: impl Iterator<Item = (usize, Result<Prompt, String>)>,
+        options: PromptOptions,
+        refuse: impl Fn(usize, String) -> PromptError,
+    ) -> Result<Self, PromptError> {
+        let (mut prompts, mut skipped) = (Vec::new(), Vec::new());
+        for (number, prompt) in found {
+            let (problem, is_skipped) = match prompt {
+                Ok(prompt) if prompt.ids.len() <= options.max_tokens => {
+                    prompts.push(prompt);
+                    continue;
+                }
+                Ok(prompt) => (too_long(&prompt, options.max_tokens), options.skip_long_rows),
+                Err(problem) => (problem, options.skip_bad_rows),
+            };
+            if !is_skipped {
+                return Err(refuse(number, problem));
+            }
+            skipped.push((number, problem));
+        }
+        if prompts.is_empty() {
+            let first = skipped.first().map(|(number, problem)| format!("number {number}: {problem}"));
+            return Err(PromptError::Empty { first });
+        }
+        Ok(Self { prompts, skipped })
     }
 
     /// The prompts, in the order of the file.
@@ -153,7 +197,7 @@ impl PromptSet {
         &self.prompts
     }
 
-    /// Lines that were left out, from 1, and why.
+    /// Lines, or problems of a task, that were left out, from 1, and why.
     #[must_use]
     pub fn skipped(&self) -> &[(usize, String)] {
         &self.skipped
@@ -189,12 +233,15 @@ impl PromptSet {
     }
 }
 
-fn row(
-    line: &[u8],
-    tokenizer: &Tokenizer,
-    template: Option<&ChatTemplate>,
-    max_tokens: usize,
-) -> Result<Prompt, String> {
+fn too_long(prompt: &Prompt, max_tokens: usize) -> String {
+    format!(
+        "the prompt has {} tokens, and at most {max_tokens} leave room for a completion; shorten it, lower \
+         grpo.max_completion_length, or leave such prompts out (data.on_long = \"skip\")",
+        prompt.ids.len()
+    )
+}
+
+fn row(line: &[u8], tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Result<Prompt, String> {
     let value: Value = serde_json::from_slice(line).map_err(|error| format!("not valid JSON: {error}"))?;
     let Value::Object(mut columns) = value else {
         return Err("expected one JSON object a line".into());
@@ -203,19 +250,10 @@ fn row(
         .remove("prompt")
         .or_else(|| columns.remove("messages"))
         .ok_or("expected `prompt`: text or a list of messages")?;
+    let is_plain = prompt.is_string();
     let mut text = match prompt {
         Value::String(text) => text,
-        Value::Array(list) => {
-            let messages = Message::list_from_json(list).map_err(|error| format!("`prompt`: {error}"))?;
-            if messages.is_empty() {
-                return Err("`prompt`: the list of messages is empty".into());
-            }
-            let template = template
-                .ok_or("`prompt`: messages need a chat template, and this tokenizer has none; give text")?;
-            let input =
-                RenderInput { messages: &messages, add_generation_prompt: true, ..RenderInput::default() };
-            template.render(&input).map_err(|error| error.to_string())?.text
-        }
+        Value::Array(list) => rendered(list, template)?,
         other => return Err(format!("`prompt`: expected text or a list of messages, found {other}")),
     };
     match columns.get("prefill") {
@@ -223,16 +261,23 @@ fn row(
         Some(Value::String(prefill)) => text.push_str(prefill),
         Some(other) => return Err(format!("`prefill`: expected text, found {other}")),
     }
-    let ids = tokenizer.encode(&text).map_err(|error| error.to_string())?;
-    if ids.is_empty() {
+    // A template writes the token that begins a text itself.
+    let ids = if is_plain { tokenizer.encode_with_bos(&text) } else { tokenizer.encode(&text) };
+    let ids = ids.map_err(|error| error.to_string())?;
+    if text.is_empty() || ids.is_empty() {
         return Err("`prompt`: it is empty".into());
     }
-    if ids.len() > max_tokens {
-        return Err(format!(
-            "the prompt has {} tokens, and at most {max_tokens} leave room for a completion; shorten it, or lower \
-             grpo.max_completion_length",
-            ids.len()
-        ));
-    }
     Ok(Prompt { ids, text: text.into(), columns: columns.into() })
+}
+
+/// Messages, up to where the assistant's turn begins.
+fn rendered(list: Vec<Value>, template: Option<&ChatTemplate>) -> Result<String, String> {
+    let messages = Message::list_from_json(list).map_err(|error| format!("`prompt`: {error}"))?;
+    if messages.is_empty() {
+        return Err("`prompt`: the list of messages is empty".into());
+    }
+    let template =
+        template.ok_or("`prompt`: messages need a chat template, and this tokenizer has none; give text")?;
+    let input = RenderInput { messages: &messages, add_generation_prompt: true, ..RenderInput::default() };
+    Ok(template.render(&input).map_err(|error| error.to_string())?.text)
 }

@@ -26,11 +26,12 @@ use crate::samples::SampleRecord;
 pub type TextDecoder =
     Arc<dyn Fn(&[u32]) -> Result<String, Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
 
-/// The text that a tokenizer gives for completion tokens.
+/// The text that a tokenizer gives for completion tokens. Ids that it has no token for, which a model with more rows
+/// in its head may sample, give none.
 #[must_use]
 pub fn text_decoder(tokenizer: Arc<Tokenizer>) -> TextDecoder {
     Arc::new(move |ids: &[u32]| {
-        let text = tokenizer.decode(ids, true);
+        let text = tokenizer.decode_generated(ids, true);
         text.map_err(|error| Box::new(error) as Box<dyn std::error::Error + Send + Sync>)
     })
 }
@@ -113,6 +114,7 @@ impl Roller<'_> {
         let names: Vec<String> = self.rewards.iter().map(|reward| reward.name().to_string()).collect();
         let (mut kept, mut flat) = (Vec::new(), Vec::new());
         let mut errors = vec![0; self.rewards.len()];
+        let restarts: Vec<u64> = self.rewards.iter().map(|reward| reward.restarts()).collect();
         let mut rounds = 0;
         for round in 0..=u64::from(options.dynamic_sampling) {
             let missing = options.prompts() - kept.len();
@@ -120,7 +122,7 @@ impl Roller<'_> {
                 break;
             }
             rounds = round;
-            let drawn = self.prompts.draw(state.drawn, missing, options.shuffle.then_some(options.seed))?;
+            let drawn = self.prompts.draw(state.drawn, missing, options.shuffle)?;
             state.drawn += missing as u64;
             let (completions, texts, scores) =
                 self.generate(model, &drawn, draw(options.seed, generation * 256 + round))?;
@@ -150,6 +152,12 @@ impl Roller<'_> {
         if errors.iter().any(|count| *count > 0) {
             for (name, count) in names.iter().zip(&errors) {
                 metrics.insert(format!("rewards/{name}/errors"), *count as f64);
+            }
+        }
+        for (reward, before) in self.rewards.iter().zip(restarts) {
+            let count = reward.restarts() - before;
+            if count > 0 {
+                metrics.insert(format!("rewards/{}/restarts", reward.name()), count as f64);
             }
         }
         // Where no more rounds are allowed: they teach nothing, but fill the batch.

@@ -33,6 +33,7 @@ fn checkpoint(step: u64) -> Checkpoint {
         epoch: 1.0 / 3.0,
         tokens: 1000,
         trained_tokens: 100,
+        empty_steps: 1,
         seconds: 1.5,
         best: Some(BestEvaluation { step: 1, loss: 0.1 + 0.2 }),
         loss_scale: Some(LossScale { scale: 32768.0, good_steps: 3, skipped: 2, skipped_in_a_row: 0 }),

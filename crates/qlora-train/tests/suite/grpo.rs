@@ -1,14 +1,17 @@
 //! Reinforcement on a tiny model: gradients, masks, sampler against trainer, and that rewards rise.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::Tensor;
 use qlora_kernels::Flex;
 use qlora_lora::{DropoutKey, Pass};
 use qlora_models::Checkpointing;
 use qlora_rl::{LossKind, LossOptions, Reward, RewardError, RewardInput, reward_fn};
-use qlora_train::grpo::{Grpo, GrpoOptions, Prompt, PromptSet, TextDecoder};
-use qlora_train::{Engine, EngineOptions, Objective, on_step};
+use qlora_text::Tokenizer;
+use qlora_train::grpo::{Grpo, GrpoOptions, Prompt, PromptSet, TextDecoder, text_decoder};
+use qlora_train::schedule::{Schedule, ScheduleKind};
+use qlora_train::{AdamWOptions, Engine, EngineOptions, Objective, on_step};
 
 use crate::tiny_run::{Backend, Model, config, model, parameters};
 
@@ -19,6 +22,7 @@ pub(crate) fn options() -> GrpoOptions {
         batch_size: 8,
         stop_tokens: vec![5],
         seed: 11,
+        shuffle: Some(11),
         ..GrpoOptions::default()
     }
 }
@@ -170,10 +174,8 @@ fn rewards_rise_with_every_loss() {
     }
 }
 
-/// Fails on every completion whose text begins with an even id, or on all.
-struct Failing {
-    all: bool,
-}
+/// Fails on every completion whose text begins with an even id.
+struct Failing;
 
 impl Reward for Failing {
     fn name(&self) -> &str {
@@ -181,7 +183,7 @@ impl Reward for Failing {
     }
 
     fn score(&self, input: &RewardInput<'_>) -> Result<Option<f64>, RewardError> {
-        match self.all || input.completion_ids[0].is_multiple_of(2) {
+        match input.completion_ids[0].is_multiple_of(2) {
             true => Err(RewardError::Other("out of order".into())),
             false => Ok(Some(1.0)),
         }
@@ -190,14 +192,8 @@ impl Reward for Failing {
 
 #[test]
 fn a_failing_reward_masks_completions_and_the_run_goes_on() {
-    let Some(before) = tiny_model() else { return };
-    let mut model = before.clone();
-    let rewards: Vec<(Box<dyn Reward>, f64)> = vec![(even(), 1.0), (Box::new(Failing { all: true }), 1.0)];
-    let mut objective = Grpo::new(prompts(), rewards, decoder(), options()).unwrap();
-    Engine::new(EngineOptions::linear(2, 3e-2)).run(&mut model, &mut objective).unwrap();
-    assert_eq!(parameters(&model), parameters(&before), "nothing was scored: nothing was learned");
-
-    let rewards: Vec<(Box<dyn Reward>, f64)> = vec![(even(), 1.0), (Box::new(Failing { all: false }), 1.0)];
+    let Some(model) = tiny_model() else { return };
+    let rewards: Vec<(Box<dyn Reward>, f64)> = vec![(even(), 1.0), (Box::new(Failing), 1.0)];
     let mut objective = Grpo::new(prompts(), rewards, decoder(), options()).unwrap();
     let batches = Objective::<Backend, Model>::micro_batches(&mut objective, &model, 0).unwrap();
     let report = Objective::<Backend, Model>::finish_step(&mut objective);
@@ -210,6 +206,81 @@ fn a_failing_reward_masks_completions_and_the_run_goes_on() {
     for (sample, masked) in report.samples.iter().map(|sample| (sample, sample.masked)) {
         assert_eq!(sample.rewards["even"].is_none(), masked);
     }
+}
+
+/// Fails on all completions but those of some generation batches.
+struct Sometimes {
+    scored: &'static [usize],
+    calls: AtomicUsize,
+}
+
+impl Reward for Sometimes {
+    fn name(&self) -> &str {
+        "sometimes"
+    }
+
+    fn score(&self, input: &RewardInput<'_>) -> Result<Option<f64>, RewardError> {
+        let generation = self.calls.fetch_add(1, Ordering::SeqCst) / 8;
+        match self.scored.contains(&generation) {
+            true => even().score(input),
+            false => Err(RewardError::Other("out of order".into())),
+        }
+    }
+}
+
+#[test]
+fn a_step_in_which_nothing_was_scored_changes_nothing_and_counts() {
+    // Momentum and weight decay move the parameters of a step that the optimizer makes, whatever its gradients.
+    let optimizer = AdamWOptions { weight_decay: 0.1, ..AdamWOptions::default() };
+    let run = |steps: u64, scored: &'static [usize]| {
+        let mut model = tiny_model()?;
+        let reward = Sometimes { scored, calls: AtomicUsize::new(0) };
+        let options = GrpoOptions { reward_threads: 1, ..options() };
+        let mut objective = Grpo::new(prompts(), vec![(Box::new(reward), 1.0)], decoder(), options).unwrap();
+        let mut metrics = Vec::new();
+        let record = on_step(|step| metrics.push(step.clone()));
+        let schedule = Schedule::new(ScheduleKind::Constant, 3e-2, 0.0, steps);
+        let options = EngineOptions { optimizer, schedule, ..EngineOptions::linear(steps, 3e-2) };
+        let summary = Engine::new(options).with_observer(record).run(&mut model, &mut objective).unwrap();
+        assert_eq!(summary.steps, steps);
+        Some((parameters(&model), metrics))
+    };
+    let Some((one, _)) = run(1, &[0]) else { return };
+    let (two, metrics) = run(2, &[0]).unwrap();
+    assert!(two == one, "nothing was scored: nothing was learned");
+    assert_eq!((metrics[1].step, metrics[1].trained_tokens, metrics[1].loss), (2, 0, 0.0));
+    assert!(metrics[0].grad_norm > 0.0 && metrics[1].grad_norm.is_nan());
+    assert_eq!(metrics[1].objective["completions/masked_ratio"], 1.0);
+    assert!(run(2, &[0, 1]).unwrap().0 != one);
+    assert!(run(3, &[0, 2]).unwrap().0 != one, "the run goes on");
+}
+
+/// Of words, with fewer ids than the model's head has rows.
+fn tokenizer() -> Tokenizer {
+    let words: serde_json::Map<String, serde_json::Value> =
+        (0..20).map(|id| (format!("w{id}"), id.into())).collect();
+    let definition = serde_json::json!({
+        "version": "1.0",
+        "added_tokens": [],
+        "pre_tokenizer": {"type": "Whitespace"},
+        "model": {"type": "WordLevel", "vocab": words, "unk_token": "w0"}
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokenizer.json");
+    std::fs::write(&file, definition.to_string()).unwrap();
+    Tokenizer::from_file(file).unwrap()
+}
+
+#[test]
+fn a_sampled_id_without_a_token_ends_nothing() {
+    let Some(mut model) = tiny_model() else { return };
+    let decode = text_decoder(Arc::new(tokenizer()));
+    assert_eq!(decode(&[3, 20, 96, 4, 50]).unwrap(), "w3 w4");
+    let mut objective = Grpo::new(prompts(), vec![(even(), 1.0)], decode, options()).unwrap();
+    let batches = Objective::<Backend, Model>::micro_batches(&mut objective, &model, 0).unwrap();
+    let beyond = batches[0].tokens().ids.iter().filter(|id| **id >= 20).count();
+    assert!(beyond > 0, "no such id was sampled");
+    Engine::new(EngineOptions::linear(2, 1e-2)).run(&mut model, &mut objective).unwrap();
 }
 
 #[test]

@@ -23,11 +23,13 @@ fn problems(text: &str) -> String {
 
 #[test]
 fn defaults_are_trls_and_train_gives_the_sizes() {
-    let GrpoConfig { options, rewards } = grpo("");
+    let GrpoConfig { options, rewards, .. } = grpo("");
     assert_eq!(options.loss.kind, LossKind::Dapo);
     assert_eq!((options.num_generations, options.batch_size, options.prompts()), (8, 8, 1));
     assert_eq!((options.loss.epsilon_high, options.loss.max_completion_length), (0.2, 512));
     assert_eq!((rewards[0].name.as_str(), rewards[0].weight), ("numeric", 1.0));
+    assert_eq!((options.reward_threads, options.shuffle), (4, Some(42)));
+    assert_eq!(grpo("reward_threads = 16").options.reward_threads, 16);
     let none = RunConfig::from_toml_str(
         "run.toml",
         "model.path = \"m\"\ndata.train = \"p\"\ntrain.steps = 5\noutput.dir = \"out\"",
@@ -46,11 +48,13 @@ fn what_is_written_reads_back() {
         "loss_type = \"grpo\"\nimportance_sampling_level = \"sequence\"\nepsilon = 3e-4\nepsilon_high = 4e-4\ndelta = 1.5",
         "multi_objective_aggregation = \"normalize_then_sum\"\ntop_p = 0.9\ntop_entropy_quantile = 0.2",
         "updates_per_generation = 2\noff_policy_mask_threshold = 0.5\ndynamic_sampling = 3",
+        "reward_threads = 2",
     ] {
         let config = read(&format!("{text}\n{REWARD}")).unwrap();
         let again = RunConfig::from_toml_str("config.toml", &config.to_toml(), &[] as &[&str]);
         assert_eq!(again.map_err(|error| error.to_string()), Ok(config.clone()), "{}", config.to_toml());
         assert!(config.settings().keys().any(|key| key == "grpo.rewards"));
+        assert!(!config.settings().contains_key("grpo.reward_threads"), "it changes no result");
     }
     let gspo = grpo("loss_type = \"grpo\"\nimportance_sampling_level = \"sequence\"");
     assert_eq!(gspo.options.loss.importance, ImportanceLevel::Sequence);
@@ -82,6 +86,29 @@ fn a_built_in_task_brings_its_verifier() {
     let config = RunConfig::from_toml_str("run.toml", text, &[] as &[&str]).unwrap();
     assert_eq!(config.data.task(), Some((Task::Countdown, 50)));
     assert!(matches!(config.grpo.unwrap().rewards[0].kind, RewardKind::Task { .. }));
+
+    let config = format!("{text}system = \"Be brief.\"\nprefill = \"It is\"");
+    let config = RunConfig::from_toml_str("run.toml", &config, &[] as &[&str]).unwrap();
+    let again = RunConfig::from_toml_str("config.toml", &config.to_toml(), &[] as &[&str]).unwrap();
+    assert_eq!(again, config);
+    let grpo = config.grpo.unwrap();
+    assert_eq!((grpo.system.as_deref(), grpo.prefill.as_deref()), (Some("Be brief."), Some("It is")));
+    assert!(problems("system = \"Be brief.\"").contains("run.toml:6: grpo.system: is for built-in tasks"));
+}
+
+#[test]
+fn the_seed_of_the_data_is_that_of_the_order() {
+    let with = |data: &str| {
+        let text = format!(
+            "model.path = \"m\"\ndata.train = \"p\"\n{data}\ntrain.steps = 5\ntrain.seed = 3\noutput.dir = \"o\"\n[grpo]\n{REWARD}"
+        );
+        let options =
+            RunConfig::from_toml_str("run.toml", &text, &[] as &[&str]).unwrap().grpo.unwrap().options;
+        (options.seed, options.shuffle)
+    };
+    assert_eq!(with(""), (3, Some(3)));
+    assert_eq!(with("data.seed = 8"), (3, Some(8)));
+    assert_eq!(with("data.shuffle = false"), (3, None));
 }
 
 #[test]
@@ -113,6 +140,11 @@ fn contradictions_are_errors_with_their_lines() {
         ("steps_per_generation = 4", "updates_per_generation"),
         ("vespo_k_pos = 1", "does not read it"),
         ("tempature = 1.0", "did you mean `temperature`?"),
+        ("reward_threads = 0", "grpo.reward_threads: 0 given"),
+        (
+            "max_completion_length = 2048",
+            "run.toml:6: grpo.max_completion_length: 2048 leaves no room for a prompt within data.max_length = 2048",
+        ),
     ];
     for (text, expected) in cases {
         let found = problems(text);
@@ -139,6 +171,16 @@ fn contradictions_are_errors_with_their_lines() {
             "data.train = \"p\"\ndata.augmentation.seed = 1",
             "data.augmentation: GRPO takes prompts as they are",
         ),
+        (
+            "data.train = \"p\"\ndata.train_on = \"all\"",
+            "run.toml:3: data.train_on: GRPO trains on what the model writes",
+        ),
+        ("data.train = \"p\"\ntrain.eval_every = 5", "run.toml:3: train.eval_every: GRPO has no evaluation"),
+        (
+            "data.train = \"p\"\ndata.on_long = \"truncate\"",
+            "run.toml:3: data.on_long: a prompt that is cut off",
+        ),
+        ("data.train = \"task:sums\"", "data.train: task:sums given, expected task:NAME"),
     ] {
         let text =
             format!("model.path = \"m\"\n{data}\ntrain.steps = 5\noutput.dir = \"o\"\n[grpo]\n{REWARD}");

@@ -7,6 +7,7 @@ mod config;
 mod engine;
 mod grpo;
 mod grpo_config;
+mod grpo_prompts;
 mod grpo_resume;
 mod loss_scaling;
 mod metrics;

@@ -89,8 +89,7 @@ impl<'a, B: KernelBackend> Speaker<'a, B> {
 
     /// The prompt as it is, behind the token that the model expects before a text.
     pub(super) fn raw_ids(&self, prompt: &str) -> Result<Vec<u32>, Failure> {
-        let bos = self.tokenizer.bos().filter(|_| self.tokenizer.adds_bos());
-        Ok(bos.into_iter().chain(self.tokenizer.encode(prompt)?).collect())
+        Ok(self.tokenizer.encode_with_bos(prompt)?)
     }
 
     pub(super) fn chat_ids(
@@ -134,7 +133,7 @@ impl<'a, B: KernelBackend> Speaker<'a, B> {
         let json = self.json;
         self.generator.run(&mut |token| {
             first_token.get_or_insert_with(|| start.elapsed());
-            let shown = stream.push(token.id).map_err(Failure::from).and_then(|piece| {
+            let shown = stream.push_generated(token.id).map_err(Failure::from).and_then(|piece| {
                 let (piece, stop) = stops.push(&piece);
                 stopped = stop;
                 text.push_str(&piece);

@@ -16,10 +16,9 @@ use crate::failure::Failure;
 pub(super) fn objective(
     config: &RunConfig,
     checkpoint: &Checkpoint,
-    quiet: bool,
 ) -> Result<SupervisedFineTuning, Failure> {
     let context = checkpoint.config().max_position_embeddings;
-    if !quiet && config.data.max_length > context {
+    if config.data.max_length > context {
         eprintln!(
             "data.max_length is {}: lowered to the model's context of {context}",
             config.data.max_length
@@ -28,9 +27,7 @@ pub(super) fn objective(
     let encoder = encoder(config, checkpoint)?;
     let options = options(&config.data, context);
     let told = |name: &str, sources: &dyn std::fmt::Display, data: Dataset| {
-        if !quiet {
-            eprintln!("{name} data {sources}: {}", data.report());
-        }
+        eprintln!("{name} data {sources}: {}", data.report());
         data
     };
     let (train, split) = plan(&config.data).open(&encoder, &options, &mut ProgressBars::new())?;
@@ -50,11 +47,9 @@ pub(super) fn objective(
             .with_checkpointing(config.train.checkpointing);
     if let Some(tokens) = config.train.tokens_per_batch {
         objective = objective.with_token_budget(tokens, config.data.packing.unwrap_or_default())?;
-        if !quiet {
-            let batches = objective.batches_per_epoch();
-            let full = 100.0 * training_tokens as f64 / (batches as f64 * tokens as f64);
-            eprintln!("{batches} batches of at most {tokens} tokens, {full:.1} % full");
-        }
+        let batches = objective.batches_per_epoch();
+        let full = 100.0 * training_tokens as f64 / (batches as f64 * tokens as f64);
+        eprintln!("{batches} batches of at most {tokens} tokens, {full:.1} % full");
     }
     if let Some(eval) = eval {
         objective = objective.with_evaluation(eval);
