@@ -6,7 +6,7 @@ mod safetensors;
 use std::path::{Path, PathBuf};
 
 use qlora_quant::Nf4Tensor;
-use qlora_text::Tokenizer;
+use qlora_text::{ChatTemplates, Tokenizer};
 use serde_json::{Map, Value};
 
 use crate::error::TensorProblems;
@@ -22,6 +22,8 @@ pub struct Checkpoint {
     path: PathBuf,
     config: DecoderConfig,
     format: Format,
+    /// In place of those that come with the weights.
+    templates: Option<ChatTemplates>,
 }
 
 #[derive(Debug)]
@@ -44,13 +46,14 @@ impl Checkpoint {
                 return Err(not_a_checkpoint("the directory has no config.json"));
             }
             let (config, files) = safetensors::open(path)?;
-            return Ok(Self { path: path.to_owned(), config, format: Format::Safetensors(files) });
+            let format = Format::Safetensors(files);
+            return Ok(Self { path: path.to_owned(), config, format, templates: None });
         }
         if !path.exists() {
             return Err(not_a_checkpoint("there is no such file or directory"));
         }
         let (config, file) = gguf::open(path)?;
-        Ok(Self { path: path.to_owned(), config, format: Format::Gguf(file) })
+        Ok(Self { path: path.to_owned(), config, format: Format::Gguf(file), templates: None })
     }
 
     /// Where it is.
@@ -107,15 +110,33 @@ impl Checkpoint {
         }
     }
 
-    /// The tokenizer that comes with the weights; it holds their chat template too.
+    /// The tokenizer that comes with the weights. It holds their chat template too, or [the one given in its
+    /// place](Self::with_chat_templates).
     ///
     /// # Errors
     /// When there is none, it is damaged, or of a kind that is not supported.
     pub fn tokenizer(&self) -> Result<Tokenizer, ModelError> {
-        Ok(match &self.format {
+        let mut tokenizer = match &self.format {
             Format::Gguf(file) => Tokenizer::from_gguf(file.metadata())?,
             Format::Safetensors(_) => Tokenizer::from_directory(&self.path)?,
-        })
+        };
+        if let Some(templates) = &self.templates {
+            tokenizer.set_chat_templates(templates.clone())?;
+        }
+        Ok(tokenizer)
+    }
+
+    /// With other chat templates than its own: those that an adapter was trained with. Its tokenizer has them, and
+    /// with it all that is generated, trained and exported.
+    #[must_use]
+    pub fn with_chat_templates(self, templates: ChatTemplates) -> Self {
+        Self { templates: Some(templates), ..self }
+    }
+
+    /// The chat templates that were given in place of its own.
+    #[must_use]
+    pub fn given_chat_templates(&self) -> Option<&ChatTemplates> {
+        self.templates.as_ref()
     }
 
     /// A tensor by its Hugging Face name, as f32, row-major, of exactly this shape.
