@@ -19,7 +19,8 @@ pub(super) fn metadata(source: ExportSource<'_>, options: GgufOptions<'_>) -> Re
             metadata.insert(key, value.clone());
         }
     } else {
-        let name = checkpoint.path().file_stem().map(|name| name.to_string_lossy().into_owned());
+        // Of a directory: what follows a point is no extension, as in `Qwen2.5-0.5B`.
+        let name = checkpoint.path().file_name().map(|name| name.to_string_lossy().into_owned());
         metadata = checkpoint.config().gguf_metadata().map_err(|error| ExportError::Inexpressible {
             path: checkpoint.path().to_owned(),
             what: error.what,
