@@ -116,21 +116,32 @@ impl Checkpoint {
     /// # Errors
     /// When there is none, it is damaged, or of a kind that is not supported.
     pub fn tokenizer(&self) -> Result<Tokenizer, ModelError> {
-        let mut tokenizer = match &self.format {
-            Format::Gguf(file) => Tokenizer::from_gguf(file.metadata())?,
-            Format::Safetensors(_) => Tokenizer::from_directory(&self.path)?,
-        };
+        let mut tokenizer = self.own_tokenizer()?;
         if let Some(templates) = &self.templates {
             tokenizer.set_chat_templates(templates.clone())?;
         }
         Ok(tokenizer)
     }
 
+    fn own_tokenizer(&self) -> Result<Tokenizer, ModelError> {
+        Ok(match &self.format {
+            Format::Gguf(file) => Tokenizer::from_gguf(file.metadata())?,
+            Format::Safetensors(_) => Tokenizer::from_directory(&self.path)?,
+        })
+    }
+
     /// With other chat templates than its own: those that an adapter was trained with. Its tokenizer has them, and
-    /// with it all that is generated, trained and exported.
-    #[must_use]
-    pub fn with_chat_templates(self, templates: ChatTemplates) -> Self {
-        Self { templates: Some(templates), ..self }
+    /// with it all that is generated, trained and exported. Templates equal to its own change nothing.
+    ///
+    /// # Errors
+    /// As [`tokenizer`](Self::tokenizer), and when there is no template for conversations, or it is no valid Jinja.
+    pub fn with_chat_templates(self, templates: ChatTemplates) -> Result<Self, ModelError> {
+        let mut tokenizer = self.own_tokenizer()?;
+        let templates = (tokenizer.chat_templates() != &templates).then_some(templates);
+        if let Some(templates) = &templates {
+            tokenizer.set_chat_templates(templates.clone())?;
+        }
+        Ok(Self { templates, ..self })
     }
 
     /// The chat templates that were given in place of its own.

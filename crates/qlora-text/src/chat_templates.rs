@@ -172,7 +172,7 @@ impl Tokenizer {
         self.replace_templates(templates);
         let Some(id) = end.filter(|id| self.eos().first() != Some(id)) else { return Ok(()) };
         self.add_stop(id);
-        if let Some(token) = self.token(id).filter(|_| !self.templates().mention("eos_token")) {
+        if let Some(token) = self.token(id).filter(|_| !self.chat_templates().mention("eos_token")) {
             self.set_config("eos_token", token.into());
         }
         Ok(())

@@ -139,10 +139,6 @@ impl Tokenizer {
         }
     }
 
-    pub(crate) fn templates(&self) -> &ChatTemplates {
-        &self.templates
-    }
-
     pub(crate) fn origin(&self) -> &str {
         &self.origin
     }
@@ -361,6 +357,12 @@ impl Tokenizer {
             }
         }
         Ok(template)
+    }
+
+    /// The sources of all chat templates.
+    #[must_use]
+    pub fn chat_templates(&self) -> &ChatTemplates {
+        &self.templates
     }
 
     /// The source of the model's chat template.

@@ -153,7 +153,7 @@ impl Tokenizer {
             }
         }
         let mut names = Vec::new();
-        for (name, source) in self.templates().iter() {
+        for (name, source) in self.chat_templates().iter() {
             if name == "default" {
                 metadata.insert(CHAT_TEMPLATE, source);
             } else {
