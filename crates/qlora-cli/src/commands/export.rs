@@ -22,6 +22,10 @@ use crate::backend::{OnBackend, on_backend};
 use crate::failure::Failure;
 use crate::model::{load_with_bar, open_checkpoint};
 
+/// What Ollama makes of a model whose chat template it is not given.
+const LOST_TEMPLATE: &str = "warning: no TEMPLATE, as what the chat template does cannot be said in turns. Ollama does \
+    not run it: unless it knows one that is nearly the same, it joins messages without their roles. Write a TEMPLATE by \
+    hand, or serve model.gguf by `llama-server --jinja`, which runs the chat template itself";
 /// Tokens of a row of the calibration text, as llama.cpp cuts it.
 const CALIBRATION_ROW: usize = 512;
 
@@ -216,15 +220,15 @@ impl Export<'_> {
         let gguf = out.join("model.gguf");
         let mut outcome = Outcome::gguf(&gguf, source, exported, kind);
         let template = match template {
-            ModelfileTemplate::Format(name) => format!("TEMPLATE of the format {name}"),
-            ModelfileTemplate::Gguf => {
-                "no TEMPLATE, as the model's is of no known format: Ollama takes it from model.gguf"
-                    .to_owned()
+            ModelfileTemplate::Derived { dated: false } => "TEMPLATE derived from the chat template",
+            ModelfileTemplate::Derived { dated: true } => {
+                "TEMPLATE derived from the chat template, with a fixed date in place of today's"
             }
-            _ => "TEMPLATE of the bare prompt, as the model has none".to_owned(),
+            ModelfileTemplate::Lost => LOST_TEMPLATE,
+            _ => "TEMPLATE of the bare prompt, as the model has no chat template",
         };
         outcome.value("modelfile", json!(out.join("Modelfile")));
-        outcome.value("template", template.as_str());
+        outcome.value("template", template);
         outcome.line(format!("{}: {template}", out.join("Modelfile").display()));
         self.verifying().checkpoint::<B>(source, &gguf, Tolerance::of_gguf(kind), device, &mut outcome)?;
         outcome.line(format!("next: cd {} && ollama create NAME", out.display()));
