@@ -6,7 +6,7 @@ mod verifying;
 use qlora_core::export::{
     Bnb4BitOptions, ExportSource, FloatType, GgufOptions, MergeBase, Modelfile, ModelfileTemplate,
     PeftAdapter, Probe, SafetensorsOptions, Tolerance, export_bnb_4bit, export_gguf, export_gguf_lora,
-    export_ollama, export_safetensors, importance_matrix, verify_bnb_4bit,
+    export_ollama, export_peft, export_safetensors, importance_matrix, verify_bnb_4bit,
 };
 use qlora_core::files::atomic::write_file;
 use qlora_core::gguf::ImportanceMatrix;
@@ -133,7 +133,7 @@ impl Export<'_> {
     fn peft(&self, checkpoint: &Checkpoint, adapter: &PeftAdapter) -> Result<Outcome, Failure> {
         let out = &self.arguments.out;
         let tokenizer = checkpoint.has_tokenizer().then(|| checkpoint.tokenizer()).transpose()?;
-        adapter.write_complete(out, tokenizer.as_ref())?;
+        export_peft(adapter, tokenizer.as_ref(), out)?;
         let mut outcome = Outcome::new(out, format!("an adapter of {} layers", adapter.layers().len()));
         outcome.value("layers", adapter.layers().len());
         outcome.value("tokenizer", tokenizer.is_some());

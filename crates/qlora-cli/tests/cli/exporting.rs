@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::program::{command, qlora};
+use crate::program::{command, files, qlora};
 use crate::tiny_model;
 
 #[test]
@@ -73,6 +73,31 @@ fn a_gguf_file_gives_the_same_logits_and_is_not_replaced() {
     let nf4 = ["export", "--model", "model", "--to", "bnb-4bit", "--out", "nf4", "--json"];
     let report: Value = serde_json::from_str(&qlora(home, nf4).succeeded().stdout).unwrap();
     assert_eq!((&report["tensors"], &report["verified"]), (&20.into(), &true.into()));
+}
+
+#[test]
+fn an_adapter_goes_to_a_new_directory() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    crate::training::prepare(home);
+    qlora(home, ["train", "run.toml"]).succeeded();
+    let export = |out: &str| {
+        qlora(home, ["export", "--model", "model", "--adapter", "out/adapter", "--to", "peft", "--out", out])
+    };
+    let everything =
+        || files(home).into_iter().map(|path| (fs::read(&path).unwrap(), path)).collect::<Vec<_>>();
+    let before = everything();
+    for taken in ["model", "out/adapter", "./out/adapter/"] {
+        export(taken).failed(1, &["exists and is not empty"]);
+    }
+    assert!(everything() == before);
+    // What a killed export left.
+    fs::create_dir_all(home.join("new/.peft.tmp-1-0")).unwrap();
+    let ran = export("new/peft").succeeded();
+    assert!(ran.stdout.contains("verified: the adapter reads back equal"), "{}", ran.stdout);
+    let names: Vec<_> =
+        fs::read_dir(home.join("new")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["peft"]);
 }
 
 #[test]
