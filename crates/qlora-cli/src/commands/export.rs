@@ -20,7 +20,7 @@ use self::verifying::{Verifying, read_text};
 use crate::arguments::{ComputeKind, ExportArguments, ExportForm, GlobalOptions, MergeBaseKind};
 use crate::backend::{OnBackend, on_backend};
 use crate::failure::Failure;
-use crate::model::{load_with_bar, open_checkpoint};
+use crate::model::{load_with_bar, open_checkpoint, with_template};
 
 /// What Ollama makes of a model whose chat template it is not given.
 const LOST_TEMPLATE: &str = "warning: no TEMPLATE, as what the chat template does cannot be said in turns. Ollama does \
@@ -55,6 +55,8 @@ impl OnBackend for Export<'_> {
         let adapter = arguments.adapter.as_ref().map(PeftAdapter::read).transpose()?;
         let set = adapter.as_ref().map(PeftAdapter::adapter_set);
         let checkpoint = open_checkpoint(&arguments.model)?;
+        let checkpoint =
+            with_template(checkpoint, arguments.template.as_deref(), arguments.adapter.as_deref())?;
         let mut source = ExportSource::new(&checkpoint).with_base(self.base());
         if let Some(set) = &set {
             source = source.with_adapter(set)?;
@@ -205,6 +207,9 @@ impl Export<'_> {
         outcome.value("alpha", exported.alpha);
         outcome.value("folded", exported.folded);
         outcome.value("bytes", exported.bytes);
+        if source.checkpoint().given_chat_templates().is_some() {
+            outcome.line("note: this form holds no chat template: give the adapter's to llama.cpp by --chat-template-file");
+        }
         Ok(outcome)
     }
 

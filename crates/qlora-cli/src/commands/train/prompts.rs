@@ -18,15 +18,8 @@ pub(super) fn objective(
     quiet: bool,
 ) -> Result<Grpo, Failure> {
     let tokenizer = Arc::new(checkpoint.tokenizer()?);
-    let chosen = config.data.template.as_ref().map(|name| tokenizer.choose_template(name)).transpose()?;
-    if let Some(warning) = chosen.as_ref().and_then(|chosen| chosen.warning()) {
-        eprintln!("warning: {warning}");
-    }
-    let template = chosen.as_ref().map(|chosen| &chosen.template);
     let prompts = match config.data.task() {
-        Some((task, count)) => {
-            PromptSet::from_task(task, count, config.data.seed, None, &tokenizer, template)?
-        }
+        Some((task, count)) => PromptSet::from_task(task, count, config.data.seed, None, &tokenizer, None)?,
         None => {
             let context = checkpoint.config().max_position_embeddings.min(config.data.max_length);
             let room = context.saturating_sub(grpo.options.loss.max_completion_length);
@@ -39,7 +32,7 @@ pub(super) fn objective(
             }
             let skip = config.data.on_bad_row == OnBadRow::Skip;
             let options = PromptOptions { max_tokens: room, skip_bad_rows: skip };
-            PromptSet::from_jsonl(config.data.train.to_string(), &tokenizer, template, options)?
+            PromptSet::from_jsonl(config.data.train.to_string(), &tokenizer, None, options)?
         }
     };
     let rewards = grpo.rewards.iter().map(|reward| {
