@@ -120,6 +120,45 @@ fn templates_of_models_are_derived() {
 }
 
 #[test]
+fn turns_are_found_whatever_marks_them() {
+    for (before, after, assistant, answer) in [
+        ("<|start_of_role|>{}<|end_of_role|>", "<|end_of_text|>\n", "assistant", ""),
+        ("<|START_OF_TURN_TOKEN|><|{}_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "CHATBOT", ""),
+        // A turn without an end, and an answer that begins with a thought that is not kept.
+        ("<{}>", "", "Assistant", "<think>\n"),
+    ] {
+        let marked = |role: &str| before.replace("{}", role);
+        let source = format!(
+            "{{{{ bos_token }}}}{{% for m in messages %}}\
+             {{% set role = '{assistant}' if m.role == 'assistant' else m.role %}}{}{{{{ m.content }}}}{after}\
+             {{% endfor %}}{{% if add_generation_prompt %}}{{{{ '{}{answer}' }}}}{{% endif %}}",
+            marked("{{ role }}"),
+            marked(assistant),
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let format =
+            ChatFormat::of(&tokenizer(Some(&source), "<s>", "</s>", folder.path())).unwrap().unwrap();
+        let expected = ChatFormat {
+            start: String::new(),
+            no_system: String::new(),
+            system: System::Turn(Turn::new(marked("system"), after)),
+            user: Turn::new(marked("user"), after),
+            assistant: Turn::new(marked(assistant), after),
+            answer: format!("{}{answer}", marked(assistant)),
+        };
+        assert_eq!(format, expected);
+    }
+    // Mistral's, of version 7: the answer has no mark of its own.
+    let source = "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}[SYSTEM_PROMPT]{{ m.content }}\
+                  [/SYSTEM_PROMPT]{% elif m.role == 'user' %}[INST]{{ m.content }}[/INST]{% else %}{{ m.content }}\
+                  {{ eos_token }}{% endif %}{% endfor %}";
+    let folder = tempfile::tempdir().unwrap();
+    let format = ChatFormat::of(&tokenizer(Some(source), "<s>", "</s>", folder.path())).unwrap().unwrap();
+    assert_eq!(format.system, System::Turn(Turn::new("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]")));
+    assert_eq!((format.user, format.assistant), (Turn::new("[INST]", "[/INST]"), Turn::new("", "</s>")));
+}
+
+#[test]
 fn what_a_conversation_without_a_system_message_begins_with_is_kept() {
     let Some(source) = golden("llama3_2") else { return };
     let text = modelfile(Some(&source), "<|begin_of_text|>", "<|eot_id|>").text;
