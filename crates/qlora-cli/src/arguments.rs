@@ -117,6 +117,9 @@ pub(crate) struct GenerateArguments {
     /// Continue the prompt as it is, without a chat template
     #[arg(long, conflicts_with = "chat")]
     pub(crate) raw: bool,
+    /// A chat template by name (chatml, llama-3, alpaca, ..) or a Jinja file [default: the adapter's, else the model's]
+    #[arg(long, value_name = "TEMPLATE", conflicts_with = "raw")]
+    pub(crate) template: Option<String>,
     #[command(flatten)]
     pub(crate) sampling: SamplingArguments,
 }
@@ -182,6 +185,10 @@ pub(crate) struct ExportArguments {
     /// An adapter directory in PEFT's format, to be merged into the weights
     #[arg(long, value_name = "DIR")]
     pub(crate) adapter: Option<PathBuf>,
+    /// A chat template by name (chatml, llama-3, alpaca, ..) or a Jinja file, to be written in place of the adapter's and
+    /// the model's
+    #[arg(long, value_name = "TEMPLATE")]
+    pub(crate) template: Option<String>,
     /// The form to write: peft, safetensors, bnb-4bit, gguf:TYPE, gguf-lora, ollama or ollama:TYPE
     #[arg(long, value_name = "FORM")]
     pub(crate) to: ExportForm,

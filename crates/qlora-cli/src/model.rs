@@ -8,6 +8,7 @@ use qlora_core::hub::ModelStore;
 use qlora_core::kernels::{Compute, KernelBackend};
 use qlora_core::models::{Checkpoint, Decoder, LoadOptions, Quantization, load};
 use qlora_core::quant::Nf4Options;
+use qlora_core::text::ChatTemplates;
 
 use crate::arguments::{ComputeKind, GlobalOptions, ModelArguments, QuantKind};
 use crate::backend::device_name;
@@ -19,15 +20,18 @@ pub(crate) struct LoadedModel<B: KernelBackend> {
     pub(crate) decoder: Decoder<B>,
 }
 
-/// Opens and loads a model, and attaches the adapter if there is one.
+/// Opens and loads a model, and attaches the adapter if there is one. The tokenizer has the chat template that is asked
+/// for, or the adapter's.
 pub(crate) fn load_model<B: KernelBackend>(
     global: &GlobalOptions,
     arguments: &ModelArguments,
+    template: Option<&str>,
     device: &B::Device,
 ) -> Result<LoadedModel<B>, Failure> {
     // The adapter first: it is small, and a mistake shows before the model is loaded.
     let adapter = arguments.adapter.as_ref().map(PeftAdapter::read).transpose()?;
     let checkpoint = open_checkpoint(&arguments.model)?;
+    let checkpoint = with_template(checkpoint, template, arguments.adapter.as_deref())?;
     let quantization = match arguments.quant {
         QuantKind::None => Quantization::None,
         QuantKind::Nf4 => Quantization::Nf4(Nf4Options {
@@ -50,6 +54,30 @@ pub(crate) fn open_checkpoint(name_or_path: &str) -> Result<Checkpoint, Failure>
         return Ok(Checkpoint::open(name_or_path)?);
     }
     Ok(Checkpoint::open(ModelStore::from_env()?.resolve(name_or_path)?.path())?)
+}
+
+/// A checkpoint with the chat template of a name or Jinja file; without one with that of the adapter, which is the one
+/// that it was trained with; without that with its own.
+pub(crate) fn with_template(
+    checkpoint: Checkpoint,
+    template: Option<&str>,
+    adapter: Option<&Path>,
+) -> Result<Checkpoint, Failure> {
+    let templates = match (template, adapter) {
+        (Some(name), _) => {
+            let chosen = checkpoint.tokenizer()?.choose_template(name)?;
+            if let Some(warning) = chosen.warning() {
+                eprintln!("warning: {warning}");
+            }
+            Some(ChatTemplates::new(chosen.template.source()))
+        }
+        (None, Some(adapter)) if checkpoint.has_tokenizer() => ChatTemplates::from_directory(adapter)?,
+        _ => None,
+    };
+    match templates {
+        Some(templates) => Ok(checkpoint.with_chat_templates(templates)?),
+        None => Ok(checkpoint),
+    }
 }
 
 /// Loads a checkpoint with a progress bar on stderr.

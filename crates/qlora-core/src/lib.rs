@@ -19,7 +19,12 @@
 //! Engine::new(EngineOptions::linear(100, 1e-3))
 //!     .with_observer(ProgressDisplay::new())
 //!     .run(&mut model, &mut objective)?;
-//! model.save_adapter("adapter", &LoraConfig::default(), None)?;
+//!
+//! // The adapter alone, for PEFT and vLLM; merged, for transformers; merged, for llama.cpp.
+//! let tokenizer = checkpoint.tokenizer()?;
+//! model.save_adapter_with_tokenizer("adapter", &LoraConfig::default(), None, &tokenizer)?;
+//! model.save_merged(&checkpoint, "merged")?;
+//! model.save_gguf(&checkpoint, "model.gguf", GgufType::Q4KM)?;
 //! # Ok(())
 //! # }
 //! ```

@@ -3,7 +3,7 @@
 pub use burn::backend::Autodiff;
 pub use burn::module::AutodiffModule;
 pub use qlora_data::{Batch, Dataset, DatasetOptions, Encoder, OnBadRow, OnLong, TrainOn};
-pub use qlora_export::{PeftAdapter, SaveAdapter};
+pub use qlora_export::{GgufType, PeftAdapter, SaveAdapter, SaveMerged};
 pub use qlora_hub::ModelStore;
 pub use qlora_kernels::{Compute, KernelBackend, TrainBackend};
 #[cfg(feature = "flex")]
@@ -14,7 +14,7 @@ pub use qlora_models::{
     load,
 };
 pub use qlora_quant::Nf4Options;
-pub use qlora_text::{ChatTemplate, Message, RenderInput, TokenStream, Tokenizer};
+pub use qlora_text::{ChatTemplate, ChatTemplates, Message, RenderInput, TokenStream, Tokenizer};
 pub use qlora_train::{
     Engine, EngineOptions, Interrupt, ProgressDisplay, RunDirectory, SupervisedFineTuning,
 };

@@ -3,7 +3,7 @@
 //! | what | where |
 //! |---|---|
 //! | what is exported: a checkpoint, an adapter in its weights | [`ExportSource`], [`MergeBase`] |
-//! | PEFT's adapter directory, read and written | [`PeftAdapter`], [`PeftConfig`] |
+//! | PEFT's adapter directory, read and written | [`PeftAdapter`], [`PeftConfig`], [`export_peft`] |
 //! | the adapters of a model as a PEFT adapter, and back | [`PeftAdapter::from_adapter_set`], [`PeftAdapter::adapter_set`] |
 //! | a checkpoint directory for `transformers` | [`export_safetensors`] |
 //! | the same in NF4, for `transformers` with bitsandbytes | [`export_bnb_4bit`], [`verify_bnb_4bit`] |
@@ -39,6 +39,7 @@ pub use importance::importance_matrix;
 pub use ollama::{Modelfile, ModelfileTemplate, export_ollama};
 pub use peft::{
     AdapterTensor, Factor, InvalidAdapter, PeftAdapter, PeftConfig, PeftError, PeftLayer, TargetModules,
+    export_peft,
 };
 pub use qlora_gguf::FileType as GgufType;
 pub use report::MergeReport;

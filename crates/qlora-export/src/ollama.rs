@@ -1,13 +1,14 @@
 //! A folder that `ollama create` makes a model from: `model.gguf` and a `Modelfile`.
 
 mod chat_format;
+mod derivation;
 mod go_template;
 
 use std::path::Path;
 
 use qlora_files::atomic::{write_bytes, write_directory};
 use qlora_models::LoadProgress;
-use qlora_text::{Message, RenderInput, Tokenizer};
+use qlora_text::Tokenizer;
 
 use self::chat_format::ChatFormat;
 use crate::target::prepare_directory;
@@ -29,10 +30,14 @@ pub struct Modelfile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ModelfileTemplate {
-    /// A `TEMPLATE` of this format, which renders the probes as the model's own template does.
-    Format(&'static str),
-    /// `tokenizer.chat_template` of the GGUF file: the model's own template, of no known format.
-    Gguf,
+    /// A `TEMPLATE` that renders the probes as the model's own template does.
+    Derived {
+        /// Whether the model's own template writes the day's date. The `TEMPLATE` always has the same one.
+        dated: bool,
+    },
+    /// Nowhere: what the model's own template does cannot be said in turns. Ollama does not run it. It takes one of
+    /// its built-in templates if that was made for nearly the same text, and else joins messages without roles.
+    Lost,
     /// The model has none: the prompt is completed as it is.
     None,
 }
@@ -40,44 +45,49 @@ pub enum ModelfileTemplate {
 impl Modelfile {
     /// The Modelfile for a GGUF file of this name beside it.
     ///
-    /// The model's chat template is rendered on a few conversations; when one of the known formats (ChatML, Llama 3,
-    /// Gemma, Phi-3…) gives the same text, that format is written in Go's template language. Otherwise there is no
-    /// `TEMPLATE`, and Ollama reads the template of the GGUF file. Stop tokens become `PARAMETER stop`.
+    /// The model's chat template is rendered on a conversation whose contents are recognised in the text, which gives
+    /// what stands before and after the messages of each role. If a few other conversations made of that are what the
+    /// template renders, it is written as `TEMPLATE` in Go's template language, and a default system message as
+    /// `SYSTEM`. Stop tokens become `PARAMETER stop`.
     ///
     /// # Errors
     /// When the chat template is no valid Jinja.
     pub fn new(tokenizer: Option<&Tokenizer>, gguf: &str) -> Result<Self, ExportError> {
         let mut text = format!("FROM ./{gguf}\n");
-        let Some(tokenizer) = tokenizer else {
+        let Some((tokenizer, source)) =
+            tokenizer.and_then(|tokenizer| Some((tokenizer, tokenizer.chat_template_source()?)))
+        else {
             text.push_str("\nTEMPLATE \"\"\"{{ .Prompt }}\"\"\"\n");
+            text.push_str(&stops(tokenizer, None));
             return Ok(Self { text, template: ModelfileTemplate::None });
         };
-        let template = match tokenizer.chat_template_source() {
-            None => {
-                text.push_str("\nTEMPLATE \"\"\"{{ .Prompt }}\"\"\"\n");
-                ModelfileTemplate::None
-            }
-            Some(_) => match Recognised::of(tokenizer)? {
-                Some(Recognised { format, default_system }) => {
-                    text.push_str(&format!("\nTEMPLATE \"\"\"{}\"\"\"\n", go_template::go_template(format)));
-                    if let Some(system) = default_system.filter(|system| !system.contains("\"\"\"")) {
-                        text.push_str(&format!("\nSYSTEM \"\"\"{system}\"\"\"\n"));
-                    }
-                    ModelfileTemplate::Format(format.name)
-                }
-                None => ModelfileTemplate::Gguf,
-            },
-        };
-        for id in tokenizer.eos() {
-            if let Some(token) = tokenizer.token(*id) {
-                text.push_str(&format!("\nPARAMETER stop {token:?}"));
+        let mut format = ChatFormat::of(tokenizer)?;
+        if let Some(format) = &mut format {
+            let system = format.take_default_system();
+            text.push_str(&format!("\nTEMPLATE \"\"\"{}\"\"\"\n", go_template::go_template(format)));
+            if let Some(system) = system {
+                text.push_str(&format!("\nSYSTEM \"\"\"{system}\"\"\"\n"));
             }
         }
-        if !tokenizer.eos().is_empty() {
-            text.push('\n');
-        }
+        text.push_str(&stops(Some(tokenizer), format.as_ref()));
+        let dated = source.contains("strftime_now");
+        let template = format.map_or(ModelfileTemplate::Lost, |_| ModelfileTemplate::Derived { dated });
         Ok(Self { text, template })
     }
+}
+
+/// `PARAMETER stop` for each stop token, and for the end of an answer that is no token.
+fn stops(tokenizer: Option<&Tokenizer>, format: Option<&ChatFormat>) -> String {
+    let mut stops: Vec<String> = tokenizer
+        .map(|tokenizer| tokenizer.eos().iter().filter_map(|id| tokenizer.token(*id)).collect())
+        .unwrap_or_default();
+    let end = format.and_then(ChatFormat::answer_end).map(str::to_owned);
+    stops.extend(end.filter(|end| !stops.contains(end)));
+    let mut lines: String = stops.iter().map(|stop| format!("\nPARAMETER stop {stop:?}")).collect();
+    if !lines.is_empty() {
+        lines.push('\n');
+    }
+    lines
 }
 
 /// Writes `model.gguf` and `Modelfile` into a directory, which appears whole or not at all.
@@ -103,55 +113,6 @@ pub fn export_ollama<'a>(
     })?;
     let exported = exported.unwrap_or_else(|| unreachable!("it was written"));
     Ok((exported, modelfile))
-}
-
-struct Recognised {
-    format: &'static ChatFormat,
-    /// What the template says as the system when a conversation does not.
-    default_system: Option<String>,
-}
-
-impl Recognised {
-    /// The format that renders all probes as the template does.
-    fn of(tokenizer: &Tokenizer) -> Result<Option<Self>, ExportError> {
-        let template = tokenizer.chat_template()?;
-        let bos = tokenizer.bos().and_then(|bos| tokenizer.token(bos)).unwrap_or_default();
-        let with_bos = |messages: &[Message]| {
-            let input = RenderInput { messages, add_generation_prompt: true, ..RenderInput::default() };
-            Some(template.render(&input).ok()?.text)
-        };
-        // llama.cpp puts the beginning token in front itself; where it is that of a turn it belongs to the format.
-        let render = |messages: &[Message], keep_bos: bool| {
-            let text = with_bos(messages)?;
-            let stripped = text.strip_prefix(bos.as_str()).filter(|_| !keep_bos).map(str::to_owned);
-            Some(stripped.unwrap_or(text))
-        };
-        let turns = |turns: &[(&str, &str)]| -> Vec<Message> {
-            turns.iter().map(|(role, text)| Message::new(*role, *text)).collect()
-        };
-        let plain = [("user", "Question?"), ("assistant", "An answer."), ("user", "Another?")];
-        let with_system = [&[("system", "Be short.")], &plain[..]].concat();
-        let one = [("user", "Only one")];
-        let candidates = ChatFormat::ALL.iter().flat_map(|format| [(format, false), (format, true)]);
-        let recognised = candidates.into_iter().find_map(|(format, keep_bos)| {
-            let render = |messages: &[Message]| render(messages, keep_bos);
-            let same = |messages: &[(&str, &str)], system: Option<&str>| {
-                render(&turns(messages)).is_some_and(|text| text == format.render(system, messages))
-            };
-            // A template may refuse a system message; then only that may differ.
-            let takes_system = render(&turns(&with_system)).is_some();
-            if takes_system && !same(&with_system, None) {
-                return None;
-            }
-            let default_system = match same(&one, None) {
-                true => None,
-                false => Some(format.system_of(&render(&turns(&one))?, &one)?),
-            };
-            let system = default_system.as_deref();
-            (same(&plain, system) && same(&one, system)).then_some(Self { format, default_system })
-        });
-        Ok(recognised)
-    }
 }
 
 #[cfg(test)]

@@ -13,4 +13,5 @@ mod model_card;
 
 pub use adapter::{AdapterTensor, Factor, PeftAdapter, PeftLayer};
 pub use config::{PeftConfig, TargetModules};
+pub use directory::export_peft;
 pub use error::{InvalidAdapter, PeftError};

@@ -162,6 +162,7 @@ fn config(
         config.insert(key.into(), dtype.torch_name().into());
     }
     insert_special_tokens(&mut config, tokenizer);
+    stop_where_answers_end(&mut config, checkpoint, tokenizer);
     Ok(config)
 }
 
@@ -173,7 +174,9 @@ fn generation_config(
 ) -> Result<Map<String, Value>, ExportError> {
     let path = checkpoint.path().join(GENERATION);
     if path.is_file() {
-        return Ok(read_json(path)?);
+        let mut generation = read_json(path)?;
+        stop_where_answers_end(&mut generation, checkpoint, tokenizer);
+        return Ok(generation);
     }
     let keys = ["bos_token_id", "eos_token_id", "pad_token_id"];
     let ids = keys.iter().filter_map(|key| Some(((*key).to_owned(), config.get(*key)?.clone())));
@@ -184,12 +187,28 @@ fn generation_config(
 
 /// Absent keys are not left to `transformers`, whose defaults are those of Llama 2.
 fn insert_special_tokens(keys: &mut Map<String, Value>, tokenizer: Option<&Tokenizer>) {
-    let eos = match tokenizer.map_or(&[][..], Tokenizer::eos) {
-        [] => Value::Null,
-        [id] => json!(id),
-        ids => json!(ids),
-    };
+    let eos = tokenizer.map_or(Value::Null, stop_tokens);
     keys.entry("bos_token_id").or_insert_with(|| json!(tokenizer.and_then(Tokenizer::bos)));
     keys.entry("eos_token_id").or_insert(eos);
     keys.entry("pad_token_id").or_insert_with(|| json!(tokenizer.and_then(Tokenizer::pad)));
+}
+
+/// With another chat template than the checkpoint's own, its files do not know the token that ends an answer.
+fn stop_where_answers_end(
+    keys: &mut Map<String, Value>,
+    checkpoint: &Checkpoint,
+    tokenizer: Option<&Tokenizer>,
+) {
+    if let Some(tokenizer) = tokenizer.filter(|_| checkpoint.given_chat_templates().is_some()) {
+        keys.insert("eos_token_id".to_owned(), stop_tokens(tokenizer));
+    }
+}
+
+/// As `eos_token_id` has them: one, several, or none.
+fn stop_tokens(tokenizer: &Tokenizer) -> Value {
+    match tokenizer.eos() {
+        [] => Value::Null,
+        [id] => json!(id),
+        ids => json!(ids),
+    }
 }

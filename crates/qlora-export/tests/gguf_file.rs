@@ -267,7 +267,7 @@ fn the_real_model_keeps_its_tokenizer_and_its_answers() {
     let directory = folder.path().join("ollama");
     let (exported, modelfile) = export_ollama(source, GgufType::F16, &directory, &mut |_, _| {}).unwrap();
     assert_eq!((exported.tensors, exported.merged, exported.tokenizer), (272, 210, true));
-    assert_eq!(modelfile.template, ModelfileTemplate::Format("chatml"));
+    assert_eq!(modelfile.template, ModelfileTemplate::Derived { dated: false });
     assert_eq!(fs::read_to_string(directory.join("Modelfile")).unwrap(), modelfile.text);
     assert!(modelfile.text.contains("\nPARAMETER stop \"<|im_end|>\"\n"), "{}", modelfile.text);
 

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use qlora_export::{
-    AdapterTensor, Factor, InvalidAdapter, PeftAdapter, PeftConfig, PeftError, TargetModules,
+    AdapterTensor, ExportError, Factor, InvalidAdapter, PeftAdapter, PeftConfig, PeftError, TargetModules,
+    export_peft,
 };
 use qlora_files::safetensors::{Dtype, TensorBytes, write_safetensors};
 use serde_json::{Value, json};
@@ -132,6 +133,33 @@ fn writing_again_replaces_the_adapter_only() {
     assert_eq!(PeftAdapter::read(directory.path()).unwrap(), other);
     assert_eq!(fs::read(directory.path().join("README.md")).unwrap(), b"mine");
     assert!(directory.path().join("tokenizer.json").exists());
+}
+
+#[test]
+fn a_write_that_fails_leaves_the_adapter_that_was_there() {
+    let directory = written();
+    // Nothing can be written under the name that the new tensors have at first.
+    let staged = directory.path().join(".adapter_model.safetensors.new");
+    fs::create_dir_all(staged.join("taken")).unwrap();
+    let config = PeftConfig { use_rslora: true, ..small().config().clone() };
+    let other = PeftAdapter::new(config, small().tensors().clone()).unwrap();
+    other.write(directory.path()).unwrap_err();
+    assert_eq!(PeftAdapter::read(directory.path()).unwrap(), small());
+    fs::remove_dir_all(staged).unwrap();
+    other.write(directory.path()).unwrap();
+    assert_eq!(PeftAdapter::read(directory.path()).unwrap(), other);
+}
+
+#[test]
+fn an_export_is_whole_and_only_to_a_new_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("new/adapter");
+    export_peft(&small(), None, &out).unwrap();
+    assert_eq!(PeftAdapter::read(&out).unwrap(), small());
+    let error = export_peft(&small(), None, &out).unwrap_err();
+    assert!(matches!(&error, ExportError::NotEmpty { path } if *path == out), "{error}");
+    let beside: Vec<_> = fs::read_dir(out.parent().unwrap()).unwrap().collect();
+    assert_eq!(beside.len(), 1);
 }
 
 #[test]

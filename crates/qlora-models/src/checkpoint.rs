@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use qlora_quant::{Nf4Options, Nf4Tensor};
-use qlora_text::Tokenizer;
+use qlora_text::{ChatTemplates, Tokenizer};
 use serde_json::{Map, Value};
 
 use self::added_tokens::AddedTokens;
@@ -26,6 +26,8 @@ pub struct Checkpoint {
     config: DecoderConfig,
     format: Format,
     added: Option<AddedTokens>,
+    /// In place of those that come with the weights.
+    templates: Option<ChatTemplates>,
 }
 
 #[derive(Debug)]
@@ -48,18 +50,15 @@ impl Checkpoint {
                 return Err(not_a_checkpoint("the directory has no config.json"));
             }
             let (config, files) = safetensors::open(path)?;
-            return Ok(Self {
-                path: path.to_owned(),
-                config,
-                format: Format::Safetensors(files),
-                added: None,
-            });
+            let format = Format::Safetensors(files);
+            return Ok(Self { path: path.to_owned(), config, format, added: None, templates: None });
         }
         if !path.exists() {
             return Err(not_a_checkpoint("there is no such file or directory"));
         }
         let (config, file) = gguf::open(path)?;
-        Ok(Self { path: path.to_owned(), config, format: Format::Gguf(file), added: None })
+        let format = Format::Gguf(file);
+        Ok(Self { path: path.to_owned(), config, format, added: None, templates: None })
     }
 
     /// Where it is.
@@ -116,12 +115,17 @@ impl Checkpoint {
         }
     }
 
-    /// The tokenizer that comes with the weights; it holds their chat template too.
+    /// The tokenizer that comes with the weights. It holds their chat template too, or [the one given in its
+    /// place](Self::with_chat_templates).
     ///
     /// # Errors
     /// When there is none, it is damaged, or of a kind that is not supported.
     pub fn tokenizer(&self) -> Result<Tokenizer, ModelError> {
-        self.grown_tokenizer()
+        let mut tokenizer = self.grown_tokenizer()?;
+        if let Some(templates) = &self.templates {
+            tokenizer.set_chat_templates(templates.clone())?;
+        }
+        Ok(tokenizer)
     }
 
     fn stored_tokenizer(&self) -> Result<Tokenizer, ModelError> {
@@ -129,6 +133,26 @@ impl Checkpoint {
             Format::Gguf(file) => Tokenizer::from_gguf(file.metadata())?,
             Format::Safetensors(_) => Tokenizer::from_directory(&self.path)?,
         })
+    }
+
+    /// With other chat templates than its own: those that an adapter was trained with. Its tokenizer has them, and
+    /// with it all that is generated, trained and exported. Templates equal to its own change nothing.
+    ///
+    /// # Errors
+    /// As [`tokenizer`](Self::tokenizer), and when there is no template for conversations, or it is no valid Jinja.
+    pub fn with_chat_templates(self, templates: ChatTemplates) -> Result<Self, ModelError> {
+        let mut tokenizer = self.grown_tokenizer()?;
+        let templates = (tokenizer.chat_templates() != &templates).then_some(templates);
+        if let Some(templates) = &templates {
+            tokenizer.set_chat_templates(templates.clone())?;
+        }
+        Ok(Self { templates, ..self })
+    }
+
+    /// The chat templates that were given in place of its own.
+    #[must_use]
+    pub fn given_chat_templates(&self) -> Option<&ChatTemplates> {
+        self.templates.as_ref()
     }
 
     /// A tensor by its Hugging Face name, as f32, row-major, of exactly this shape.

@@ -1,6 +1,6 @@
 use crate::generation_blocks::{self, Marks};
 use crate::python_json::Dumps;
-use crate::strftime::strftime_now;
+use crate::strftime::{strftime, strftime_now};
 use crate::{Error, Message, PreparedConversation, python_text};
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, ErrorKind, State, Value};
@@ -83,6 +83,16 @@ impl ChatTemplate {
     #[must_use]
     pub fn with_variable(mut self, name: impl Into<String>, value: impl Into<serde_json::Value>) -> Self {
         Arc::make_mut(&mut self.variables).insert(name.into(), value.into());
+        self
+    }
+
+    /// Makes `strftime_now` tell this time, in seconds since 1970, in place of the present.
+    #[must_use]
+    pub fn with_time(mut self, unix_seconds: u64) -> Self {
+        self.environment.add_function("strftime_now", move |format: &str| {
+            strftime(format, unix_seconds)
+                .map_err(|reason| minijinja::Error::new(ErrorKind::InvalidOperation, reason))
+        });
         self
     }
 

@@ -4,7 +4,8 @@
 //!   [`TokenStream`] turns ids into text while they are being generated, [`StopStrings`] finds where it ends.
 //! * [`ChatTemplate`]: the model's own Jinja template, rendered as `transformers` renders it, with the
 //!   spans of its `{% generation %}` blocks.
-//! * [`NamedTemplate`]: chat formats for models that bring no template ([`Tokenizer::choose_template`]).
+//! * [`NamedTemplate`]: chat formats for models that bring no template ([`Tokenizer::choose_template`]);
+//!   [`ChatTemplates`]: the sources of a model's templates, as its files hold them.
 //! * [`Message`]: one turn of a conversation, with whatever extra keys its row had.
 //!
 //! Nothing is added behind the caller's back: [`Tokenizer::encode`] recognises special tokens that are
@@ -12,6 +13,7 @@
 
 mod byte_level;
 mod chat_template;
+mod chat_templates;
 mod error;
 mod generation_blocks;
 mod gguf;
@@ -30,6 +32,7 @@ mod tokenizer;
 mod vocabulary;
 
 pub use chat_template::{ChatTemplate, RenderInput, Rendered};
+pub use chat_templates::ChatTemplates;
 pub use error::Error;
 pub use message::Message;
 pub use named_template::{ChosenTemplate, NAMED_TEMPLATES, NamedTemplate};

@@ -1,86 +1,12 @@
 //! A model directory's tokenizer, as `transformers` lays it out.
 
 use crate::tokenizer::{Parts, SPECIAL_KEYS, Tokenizer, parse_definition};
-use crate::{Error, sentencepiece};
+use crate::{ChatTemplates, Error, sentencepiece};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-
-/// The chat templates of a model, by name.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Templates {
-    named: Vec<(String, String)>,
-}
-
-impl Templates {
-    /// Names and sources.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.named.iter().map(|(name, source)| (name.as_str(), source.as_str()))
-    }
-
-    pub(crate) fn chat(&self) -> Option<&str> {
-        // A list without a `default` is still unambiguous when it has one element.
-        self.get("default").or(match &self.named[..] {
-            [(_, source)] => Some(source),
-            _ => None,
-        })
-    }
-
-    pub(crate) fn tool_use(&self) -> Option<&str> {
-        self.get("tool_use")
-    }
-
-    pub(crate) fn mention(&self, token: &str) -> bool {
-        self.named.iter().any(|(_, source)| source.contains(token))
-    }
-
-    pub(crate) fn write_to(&self, config: &mut Map<String, Value>) {
-        match &self.named[..] {
-            [] => {}
-            [(name, source)] if name == "default" => {
-                config.insert("chat_template".to_owned(), source.as_str().into());
-            }
-            named => {
-                let list = named.iter().map(|(name, source)| json!({"name": name, "template": source}));
-                config.insert("chat_template".to_owned(), list.collect());
-            }
-        }
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        self.named.iter().find(|(n, _)| n == name).map(|(_, source)| source.as_str())
-    }
-
-    pub(crate) fn set(&mut self, name: &str, source: String) {
-        match self.named.iter_mut().find(|(n, _)| n == name) {
-            Some((_, old)) => *old = source,
-            None => self.named.push((name.to_owned(), source)),
-        }
-    }
-
-    /// A `chat_template` value: one template, or a list of `{"name", "template"}`.
-    fn read(&mut self, path: &Path, value: &Value) -> Result<(), Error> {
-        let wrong = || Error::Key {
-            path: path.to_owned(),
-            key: "chat_template".to_owned(),
-            expected: "a string, or a list of objects with `name` and `template`",
-        };
-        match value {
-            Value::Null => {}
-            Value::String(source) => self.set("default", source.clone()),
-            Value::Array(list) => {
-                for entry in list {
-                    let text = |key| entry.get(key).and_then(Value::as_str).ok_or_else(wrong);
-                    self.set(text("name")?, text("template")?.to_owned());
-                }
-            }
-            _ => return Err(wrong()),
-        }
-        Ok(())
-    }
-}
+use std::path::Path;
 
 /// The text of a special token: a string, or an object with `content`.
 pub(crate) fn token_text(value: &Value) -> Option<&str> {
@@ -106,7 +32,7 @@ impl Tokenizer {
                 }
             }
         }
-        let templates = read_templates(directory, &config_path, config.get("chat_template"))?;
+        let templates = ChatTemplates::read(directory, &config_path, config.get("chat_template"))?;
         config.remove("chat_template");
 
         let (definition, inner) = read_definition(directory, &mut config)?;
@@ -228,57 +154,8 @@ fn stop_ids(path: &Path, object: &Map<String, Value>) -> Result<Vec<u32>, Error>
     }
 }
 
-fn read_templates(
-    directory: &Path,
-    config_path: &Path,
-    in_config: Option<&Value>,
-) -> Result<Templates, Error> {
-    let mut templates = Templates::default();
-    if let Some(source) = read_text(&directory.join("chat_template.jinja"))? {
-        templates.set("default", source);
-    }
-    for (name, path) in additional_templates(&directory.join("additional_chat_templates"))? {
-        if let Some(source) = read_text(&path)? {
-            templates.set(&name, source);
-        }
-    }
-    if !templates.named.is_empty() {
-        return Ok(templates);
-    }
-    let path = directory.join("chat_template.json");
-    if let Some(object) = read_object(&path)? {
-        templates.read(&path, object.get("chat_template").unwrap_or(&Value::Null))?;
-        return Ok(templates);
-    }
-    templates.read(config_path, in_config.unwrap_or(&Value::Null))?;
-    Ok(templates)
-}
-
-/// The `NAME.jinja` files of a folder, in the order of their names; none when there is no folder.
-fn additional_templates(folder: &Path) -> Result<Vec<(String, PathBuf)>, Error> {
-    let failed = |source| Error::Read { path: folder.to_owned(), source };
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Ok(Vec::new());
-        }
-        Err(source) => return Err(failed(source)),
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(failed)?.path();
-        let name =
-            path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".jinja"));
-        if let Some(name) = name {
-            found.push((name.to_owned(), path));
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
 /// `None` when the file does not exist.
-fn read_text(path: &Path) -> Result<Option<String>, Error> {
+pub(crate) fn read_text(path: &Path) -> Result<Option<String>, Error> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -286,7 +163,7 @@ fn read_text(path: &Path) -> Result<Option<String>, Error> {
     }
 }
 
-fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, Error> {
+pub(crate) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, Error> {
     let Some(text) = read_text(path)? else { return Ok(None) };
     let value =
         serde_json::from_str(&text).map_err(|source| Error::Json { path: path.to_owned(), source })?;

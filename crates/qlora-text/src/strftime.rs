@@ -24,7 +24,7 @@ pub(crate) fn strftime_now(format: &str) -> Result<String, String> {
     strftime(format, seconds)
 }
 
-fn strftime(format: &str, unix_seconds: u64) -> Result<String, String> {
+pub(crate) fn strftime(format: &str, unix_seconds: u64) -> Result<String, String> {
     let days = unix_seconds / 86_400;
     let (hour, minute, second) = (unix_seconds / 3600 % 24, unix_seconds / 60 % 60, unix_seconds % 60);
     let (year, month, day) = civil_date(days);

@@ -1,6 +1,5 @@
 use crate::byte_level::ByteLevel;
-use crate::pretrained::Templates;
-use crate::{ChatTemplate, Error};
+use crate::{ChatTemplate, ChatTemplates, Error};
 use aho_corasick::{AhoCorasick, AhoCorasickKind};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -35,7 +34,7 @@ pub struct Tokenizer {
     definition: Arc<[u8]>,
     /// `tokenizer_config.json`, unknown keys included.
     config: Map<String, Value>,
-    templates: Templates,
+    templates: ChatTemplates,
     bos: Option<u32>,
     eos: Vec<u32>,
     pad: Option<u32>,
@@ -62,7 +61,7 @@ pub struct TokenSpan {
 pub(crate) struct Parts {
     pub(crate) definition: Vec<u8>,
     pub(crate) config: Map<String, Value>,
-    pub(crate) templates: Templates,
+    pub(crate) templates: ChatTemplates,
     pub(crate) bos: Option<u32>,
     /// Stop tokens that the files declare, the tokenizer's own first.
     pub(crate) eos: Vec<u32>,
@@ -76,7 +75,7 @@ impl Parts {
         Self {
             definition,
             config: Map::new(),
-            templates: Templates::default(),
+            templates: ChatTemplates::default(),
             bos: None,
             eos: Vec::new(),
             pad: None,
@@ -118,8 +117,26 @@ impl Tokenizer {
         &self.config
     }
 
-    pub(crate) fn templates(&self) -> &Templates {
-        &self.templates
+    pub(crate) fn set_config(&mut self, key: &str, value: Value) {
+        self.config.insert(key.to_owned(), value);
+    }
+
+    /// With the ends of turns that the new ones write as further stop tokens.
+    pub(crate) fn replace_templates(&mut self, templates: ChatTemplates) {
+        for end in TURN_ENDS.into_iter().filter(|end| templates.mention(end)) {
+            if let Some(id) = self.id(end).filter(|id| !self.eos.contains(id)) {
+                self.eos.push(id);
+            }
+        }
+        self.templates = templates;
+    }
+
+    /// A stop token behind the end of a text: where a format has room for two, those are them.
+    pub(crate) fn add_stop(&mut self, id: u32) {
+        if self.eos.first() != Some(&id) {
+            self.eos.retain(|&other| other != id);
+            self.eos.insert(self.eos.len().min(1), id);
+        }
     }
 
     pub(crate) fn origin(&self) -> &str {
@@ -346,8 +363,12 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::NoChatTemplate`] when there is none, [`Error::TemplateSyntax`] when it is no valid Jinja.
     pub fn chat_template(&self) -> Result<ChatTemplate, Error> {
-        match self.templates.chat() {
-            Some(source) => self.chat_template_from(source, self.templates.tool_use()),
+        self.chat_template_of(&self.templates)
+    }
+
+    pub(crate) fn chat_template_of(&self, templates: &ChatTemplates) -> Result<ChatTemplate, Error> {
+        match templates.chat() {
+            Some(source) => self.chat_template_from(source, templates.tool_use()),
             None => Err(Error::NoChatTemplate { origin: self.origin.clone() }),
         }
     }
@@ -367,6 +388,12 @@ impl Tokenizer {
             }
         }
         Ok(template)
+    }
+
+    /// The sources of all chat templates.
+    #[must_use]
+    pub fn chat_templates(&self) -> &ChatTemplates {
+        &self.templates
     }
 
     /// The source of the model's chat template.

@@ -114,6 +114,14 @@ fn generation_blocks_scope_what_they_set() {
 }
 
 #[test]
+fn the_time_can_be_fixed() {
+    let template = ChatTemplate::new("{{ strftime_now('%d %b %Y') }}").unwrap();
+    let text = |template: &ChatTemplate| template.render(&RenderInput::default()).unwrap().text;
+    assert_eq!(text(&template.clone().with_time(1_721_952_000)), "26 Jul 2024");
+    assert_ne!(text(&template), "26 Jul 2024");
+}
+
+#[test]
 fn errors_say_where_and_why() {
     let error = |source: &str| render(source, Value::Null).unwrap_err().to_string();
     assert_eq!(

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use qlora_core::export::{
     Bnb4BitOptions, ExportSource, FloatType, GgufOptions, MergeBase, Modelfile, ModelfileTemplate,
     PeftAdapter, Probe, SafetensorsOptions, Tolerance, export_bnb_4bit, export_gguf, export_gguf_lora,
-    export_ollama, export_safetensors, importance_matrix, verify_bnb_4bit,
+    export_ollama, export_peft, export_safetensors, importance_matrix, verify_bnb_4bit,
 };
 use qlora_core::files::atomic::write_file;
 use qlora_core::gguf::ImportanceMatrix;
@@ -22,8 +22,12 @@ use self::verifying::{Verifying, read_text};
 use crate::arguments::{ComputeKind, ExportArguments, ExportForm, GlobalOptions, MergeBaseKind};
 use crate::backend::{OnBackend, on_backend};
 use crate::failure::Failure;
-use crate::model::{load_with_bar, open_checkpoint};
+use crate::model::{load_with_bar, open_checkpoint, with_template};
 
+/// What Ollama makes of a model whose chat template it is not given.
+const LOST_TEMPLATE: &str = "warning: no TEMPLATE, as what the chat template does cannot be said in turns. Ollama does \
+    not run it: unless it knows one that is nearly the same, it joins messages without their roles. Write a TEMPLATE by \
+    hand, or serve model.gguf by `llama-server --jinja`, which runs the chat template itself";
 /// Tokens of a row of the calibration text, as llama.cpp cuts it.
 const CALIBRATION_ROW: usize = 512;
 
@@ -60,6 +64,8 @@ impl OnBackend for Export<'_> {
         let set = adapter.as_ref().map(PeftAdapter::adapter_set);
         let mut checkpoint = open_checkpoint(&arguments.model)?;
         let added = add_special_tokens(&mut checkpoint, &arguments.special_tokens)?;
+        let checkpoint =
+            with_template(checkpoint, arguments.template.as_deref(), arguments.adapter.as_deref())?;
         let mut source = ExportSource::new(&checkpoint).with_base(self.base());
         if let Some(set) = &set {
             source = source.with_adapter(set)?;
@@ -155,7 +161,7 @@ impl Export<'_> {
     fn peft(&self, checkpoint: &Checkpoint, adapter: &PeftAdapter) -> Result<Outcome, Failure> {
         let out = &self.arguments.out;
         let tokenizer = checkpoint.has_tokenizer().then(|| checkpoint.tokenizer()).transpose()?;
-        adapter.write_complete(out, tokenizer.as_ref())?;
+        export_peft(adapter, tokenizer.as_ref(), out)?;
         let mut outcome = Outcome::new(out, format!("an adapter of {} layers", adapter.layers().len()));
         outcome.value("layers", adapter.layers().len());
         outcome.value("tokenizer", tokenizer.is_some());
@@ -227,6 +233,9 @@ impl Export<'_> {
         outcome.value("alpha", exported.alpha);
         outcome.value("folded", exported.folded);
         outcome.value("bytes", exported.bytes);
+        if source.checkpoint().given_chat_templates().is_some() {
+            outcome.line("note: this form holds no chat template: give the adapter's to llama.cpp by --chat-template-file");
+        }
         Ok(outcome)
     }
 
@@ -242,15 +251,15 @@ impl Export<'_> {
         let gguf = out.join("model.gguf");
         let mut outcome = Outcome::gguf(&gguf, source, exported, kind);
         let template = match template {
-            ModelfileTemplate::Format(name) => format!("TEMPLATE of the format {name}"),
-            ModelfileTemplate::Gguf => {
-                "no TEMPLATE, as the model's is of no known format: Ollama takes it from model.gguf"
-                    .to_owned()
+            ModelfileTemplate::Derived { dated: false } => "TEMPLATE derived from the chat template",
+            ModelfileTemplate::Derived { dated: true } => {
+                "TEMPLATE derived from the chat template, with a fixed date in place of today's"
             }
-            _ => "TEMPLATE of the bare prompt, as the model has none".to_owned(),
+            ModelfileTemplate::Lost => LOST_TEMPLATE,
+            _ => "TEMPLATE of the bare prompt, as the model has no chat template",
         };
         outcome.value("modelfile", json!(out.join("Modelfile")));
-        outcome.value("template", template.as_str());
+        outcome.value("template", template);
         outcome.line(format!("{}: {template}", out.join("Modelfile").display()));
         self.verifying().checkpoint::<B>(source, &gguf, Tolerance::of_gguf(kind), device, &mut outcome)?;
         outcome.line(format!("next: cd {} && ollama create NAME", out.display()));

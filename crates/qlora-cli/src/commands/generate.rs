@@ -27,7 +27,9 @@ impl OnBackend for Generate<'_> {
         let Self { global, arguments } = self;
         let sampling = sampling(&arguments.sampling);
         sampling.validate().map_err(|error| Failure::Usage(Box::new(error)))?;
-        let LoadedModel { checkpoint, decoder } = load_model::<B>(global, &arguments.model, device)?;
+        let template = arguments.template.as_deref();
+        let LoadedModel { checkpoint, decoder } =
+            load_model::<B>(global, &arguments.model, template, device)?;
         let tokenizer = checkpoint.tokenizer()?;
         let opening: Vec<Message> = arguments.system.iter().map(Message::system).collect();
         let mut speaker = Speaker::new(&decoder, tokenizer, global, &arguments.sampling, sampling);

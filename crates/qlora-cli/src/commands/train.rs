@@ -24,7 +24,7 @@ use self::json_lines::JsonLines;
 use crate::arguments::{BackendKind, ComputeKind, GlobalOptions, TrainArguments};
 use crate::backend::{OnBackend, on_backend};
 use crate::failure::Failure;
-use crate::model::{compute, load_with_bar, open_checkpoint};
+use crate::model::{compute, load_with_bar, open_checkpoint, with_template};
 
 struct Train<'a> {
     global: &'a GlobalOptions,
@@ -74,12 +74,14 @@ impl OnBackend for Train<'_> {
         let directory = RunDirectory::new(&config, resume);
         directory.check()?;
         let initial = match &config.lora {
-            AdapterConfig::From { directory, .. } => Some(PeftAdapter::read(directory)?),
+            AdapterConfig::From { directory, .. } => Some(directory.as_path()),
             AdapterConfig::Fresh(_) => None,
         };
+        let adapter = initial.map(PeftAdapter::read).transpose()?;
         let checkpoint = open_checkpoint(&config.model.path)?;
+        let checkpoint = with_template(checkpoint, config.data.template.as_deref(), initial)?;
         let run =
-            Run { global, config: &config, directory, checkpoint: &checkpoint, initial: initial.as_ref() };
+            Run { global, config: &config, directory, checkpoint: &checkpoint, initial: adapter.as_ref() };
         match &config.grpo {
             Some(grpo) => run.train::<B, _>(prompts::objective(&config, grpo, &checkpoint)?, device),
             None => run.train::<B, _>(data::objective(&config, &checkpoint)?, device),
@@ -125,10 +127,12 @@ impl Run<'_> {
             return Ok(());
         }
         let base = base_model_name(&config.model.path);
-        model.save_adapter(&adapter_path, &lora, Some(&base))?;
         if checkpoint.has_tokenizer() {
-            // With its chat template: what a server needs beside the base model's weights.
-            checkpoint.tokenizer()?.save(&adapter_path)?;
+            // With the chat template of the training: what a server needs beside the base model's weights.
+            let tokenizer = checkpoint.tokenizer()?;
+            model.save_adapter_with_tokenizer(&adapter_path, &lora, Some(&base), &tokenizer)?;
+        } else {
+            model.save_adapter(&adapter_path, &lora, Some(&base))?;
         }
         tell(global, config, &directory, &adapter_path)
     }

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::program::{command, qlora};
+use crate::program::{command, files, qlora};
 use crate::tiny_model;
 
 #[test]
@@ -76,6 +76,31 @@ fn a_gguf_file_gives_the_same_logits_and_is_not_replaced() {
 }
 
 #[test]
+fn an_adapter_goes_to_a_new_directory() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    crate::training::prepare(home);
+    qlora(home, ["train", "run.toml"]).succeeded();
+    let export = |out: &str| {
+        qlora(home, ["export", "--model", "model", "--adapter", "out/adapter", "--to", "peft", "--out", out])
+    };
+    let everything =
+        || files(home).into_iter().map(|path| (fs::read(&path).unwrap(), path)).collect::<Vec<_>>();
+    let before = everything();
+    for taken in ["model", "out/adapter", "./out/adapter/"] {
+        export(taken).failed(1, &["exists and is not empty"]);
+    }
+    assert!(everything() == before);
+    // What a killed export left.
+    fs::create_dir_all(home.join("new/.peft.tmp-1-0")).unwrap();
+    let ran = export("new/peft").succeeded();
+    assert!(ran.stdout.contains("verified: the adapter reads back equal"), "{}", ran.stdout);
+    let names: Vec<_> =
+        fs::read_dir(home.join("new")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["peft"]);
+}
+
+#[test]
 fn a_killed_export_leaves_nothing_under_its_name() {
     let Some(model) = qlora_testing::model() else { return };
     let home = tempfile::tempdir().unwrap();
@@ -122,6 +147,14 @@ fn a_model_gets_special_tokens() {
     let ids = ["--ids", "ids.json", "--out", "logits.safetensors"];
     qlora(home, ["logits", "--model", "grown"].iter().chain(&ids)).succeeded();
     qlora(home, ["logits", "--model", model].iter().chain(&ids)).failed(1, &["49152", "49152"]);
+
+    // From GGUF to GGUF, where the file's own metadata is taken over.
+    let gguf = ["--to", "gguf:Q8_0", "--out", "grown.gguf", "--json"];
+    let added = ["export", "--model", model, "--add-special-token", "<|user|>"];
+    let ran = qlora(home, added.iter().chain(&gguf)).succeeded();
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(report["verified"], true, "{report}");
+    qlora(home, ["logits", "--model", "grown.gguf"].iter().chain(&ids)).failed(1, &["49153", "49153"]);
 
     let adapter = ["export", "--model", model, "--adapter", "a", "--to", "peft", "--out", "b"];
     qlora(home, adapter.iter().chain(&["--add-special-token", "<x>"])).failed(2, &["of an adapter alone"]);

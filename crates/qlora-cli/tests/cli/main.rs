@@ -12,6 +12,7 @@ mod program;
 mod real_model;
 mod reinforcement;
 mod sources;
+mod templates;
 mod tiny_gguf;
 mod tiny_model;
 mod training;

@@ -2,19 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::Path;
 
-use qlora_files::atomic::{read_json, write_bytes};
+use qlora_files::atomic::{read_json, write_bytes, write_directory};
 use qlora_files::safetensors::{SafetensorsFile, TensorBytes, write_safetensors};
 use qlora_text::Tokenizer;
 use serde_json::{Map, Value};
 
 use super::model_card::model_card;
 use super::{AdapterTensor, InvalidAdapter, PeftAdapter, PeftConfig, PeftError};
+use crate::ExportError;
+use crate::target::prepare_directory;
 
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
+/// The new tensors while the old ones are still in place.
+const STAGED: &str = ".adapter_model.safetensors.new";
 const PICKLE: &str = "adapter_model.bin";
 const MODEL_CARD: &str = "README.md";
 
@@ -54,41 +57,42 @@ impl PeftAdapter {
 
     /// Writes an adapter directory that PEFT loads: `adapter_config.json`, `adapter_model.safetensors` in
     /// f32, and a model card, unless there is a `README.md` already. Other files in the directory are left
-    /// alone.
+    /// alone. Further training may write into the same directory again and again.
     ///
-    /// Each file is written to a temporary name and renamed. The configuration is removed first and
-    /// written last, so that a directory whose writing was interrupted does not load.
+    /// Each file is written to a temporary name, flushed and renamed, the configuration last, so that a directory
+    /// does not load before it is complete. An adapter that is there already stays whole until the new one is on
+    /// the disk; one of another configuration loses its own in between, for new tensors under it would compute
+    /// something else.
     ///
     /// # Errors
     /// When a file cannot be written.
     pub fn write(&self, directory: impl AsRef<Path>) -> Result<(), PeftError> {
         let directory = directory.as_ref();
         let config_path = directory.join(CONFIG);
+        // PEFT writes no final newline.
+        let config = serde_json::to_vec_pretty(&self.config().to_json())
+            .map_err(|source| qlora_files::Error::ToJson { path: config_path.clone(), source })?;
         fs::create_dir_all(directory).map_err(qlora_files::Error::io("create", directory))?;
-        match fs::remove_file(&config_path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(qlora_files::Error::io("replace", &config_path)(error).into());
-            }
-            _ => {}
-        }
-        let tensors = self
-            .tensors()
-            .iter()
-            .map(|(name, tensor)| TensorBytes::f32(name, tensor.shape.as_slice(), &tensor.values));
-        write_safetensors(directory.join(TENSORS), tensors, &[("format", "pt")])?;
         let card_path = directory.join(MODEL_CARD);
         if !card_path.exists() {
             write_bytes(card_path, model_card(self.config()))?;
         }
-        // PEFT writes no final newline.
-        let config = serde_json::to_vec_pretty(&self.config().to_json())
-            .map_err(|source| qlora_files::Error::ToJson { path: config_path.clone(), source })?;
-        write_bytes(config_path, config)?;
-        Ok(())
+        let (staged, tensors_path) = (directory.join(STAGED), directory.join(TENSORS));
+        let tensors = self
+            .tensors()
+            .iter()
+            .map(|(name, tensor)| TensorBytes::f32(name, tensor.shape.as_slice(), &tensor.values));
+        write_safetensors(&staged, tensors, &[("format", "pt")])?;
+        if fs::read(&config_path).is_ok_and(|old| old != config) {
+            fs::remove_file(&config_path).map_err(qlora_files::Error::io("replace", &config_path))?;
+        }
+        fs::rename(&staged, &tensors_path).map_err(qlora_files::Error::io("replace", &tensors_path))?;
+        Ok(write_bytes(config_path, config)?)
     }
 
-    /// As [`write`](Self::write), with the files of the base model's tokenizer, its chat template among them: what
-    /// a server needs beside the base model's weights.
+    /// As [`write`](Self::write), with the files of a tokenizer, its chat template among them: what a server needs
+    /// beside the base model's weights. The tokenizer is the base model's, with the template that the adapter was
+    /// trained with.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -104,4 +108,20 @@ impl PeftAdapter {
         }
         self.write(directory)
     }
+}
+
+/// Writes an adapter as a new directory, [complete](PeftAdapter::write_complete), which appears whole or not at all;
+/// folders above it are created.
+///
+/// # Errors
+/// When the directory exists and is not empty, the disk is too small, or a file cannot be written.
+pub fn export_peft(
+    adapter: &PeftAdapter,
+    tokenizer: Option<&Tokenizer>,
+    directory: impl AsRef<Path>,
+) -> Result<(), ExportError> {
+    let directory = directory.as_ref();
+    let elements: usize = adapter.tensors().values().map(|tensor| tensor.values.len()).sum();
+    prepare_directory(directory, elements as u64 * 4)?;
+    write_directory(directory, |folder| Ok::<_, ExportError>(adapter.write_complete(folder, tokenizer)?))
 }

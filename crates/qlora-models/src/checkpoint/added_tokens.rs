@@ -53,6 +53,12 @@ impl Checkpoint {
         Ok(all)
     }
 
+    /// Whether tokens were added.
+    #[must_use]
+    pub fn has_added_tokens(&self) -> bool {
+        self.added.is_some()
+    }
+
     /// The tokenizer of the files, with the tokens that were added.
     pub(super) fn grown_tokenizer(&self) -> Result<Tokenizer, ModelError> {
         let mut tokenizer = self.stored_tokenizer()?;

@@ -3,10 +3,9 @@ use super::{
     ADD_BOS, ADD_EOS, ADD_SPACE_PREFIX, BOS, CHAT_TEMPLATE, CHAT_TEMPLATES, EOM, EOS, EOT, MERGES, MODEL,
     PADDING, PRE, SCORES, TOKENS, TYPES, UNKNOWN,
 };
-use crate::Error;
-use crate::pretrained::Templates;
 use crate::tokenizer::{Parts, Tokenizer};
 use crate::vocabulary::{SpacePrefix, Vocabulary, parse, twice};
+use crate::{ChatTemplates, Error};
 use qlora_gguf::Metadata;
 use serde_json::Value;
 
@@ -146,8 +145,8 @@ fn sentencepiece(
     Ok(vocabulary.sentencepiece(ids, scores, unknown, prefix, bos))
 }
 
-fn templates(metadata: &Metadata) -> Result<Templates, Error> {
-    let mut templates = Templates::default();
+fn templates(metadata: &Metadata) -> Result<ChatTemplates, Error> {
+    let mut templates = ChatTemplates::default();
     if let Some(source) = metadata.opt_string(CHAT_TEMPLATE)? {
         templates.set("default", source.to_owned());
     }

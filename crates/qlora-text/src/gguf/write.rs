@@ -120,7 +120,6 @@ impl Tokenizer {
         let config = |key: &str| self.config().get(key).and_then(crate::pretrained::token_text);
         let ids = [
             (BOS, self.bos()),
-            (EOS, self.eos().first().copied()),
             (UNKNOWN, config("unk_token").and_then(|token| self.id(token))),
             (PADDING, self.pad()),
         ];
@@ -129,6 +128,23 @@ impl Tokenizer {
                 metadata.insert(key, id);
             }
         }
+        metadata.insert(ADD_BOS, self.adds_bos());
+        metadata.insert(ADD_EOS, self.adds_eos());
+        self.insert_chat(metadata);
+    }
+
+    /// What chatting needs of the `tokenizer.*` keys: the chat templates and the tokens that end generation.
+    #[must_use]
+    pub fn chat_gguf_metadata(&self) -> Metadata {
+        let mut metadata = Metadata::new();
+        self.insert_chat(&mut metadata);
+        metadata
+    }
+
+    fn insert_chat(&self, metadata: &mut Metadata) {
+        if let Some(&id) = self.eos().first() {
+            metadata.insert(EOS, id);
+        }
         // The further ends, by the part that they play in the formats in use.
         for &id in self.eos().iter().skip(1) {
             let key = if self.token(id).as_deref() == Some("<|eom_id|>") { EOM } else { EOT };
@@ -136,10 +152,8 @@ impl Tokenizer {
                 metadata.insert(key, id);
             }
         }
-        metadata.insert(ADD_BOS, self.adds_bos());
-        metadata.insert(ADD_EOS, self.adds_eos());
         let mut names = Vec::new();
-        for (name, source) in self.templates().iter() {
+        for (name, source) in self.chat_templates().iter() {
             if name == "default" {
                 metadata.insert(CHAT_TEMPLATE, source);
             } else {

@@ -59,20 +59,7 @@ pub(super) fn objective(
 
 fn encoder(config: &RunConfig, checkpoint: &Checkpoint) -> Result<Encoder, Failure> {
     let encoder = match checkpoint.tokenizer() {
-        Ok(tokenizer) => {
-            let tokenizer = Arc::new(tokenizer);
-            let encoder = Encoder::new(tokenizer.clone());
-            match &config.data.template {
-                None => encoder,
-                Some(template) => {
-                    let chosen = tokenizer.choose_template(template)?;
-                    if let Some(warning) = chosen.warning() {
-                        eprintln!("warning: {warning}");
-                    }
-                    encoder.with_template(chosen.template)
-                }
-            }
-        }
+        Ok(tokenizer) => Encoder::new(Arc::new(tokenizer)),
         // Rows of token ids need none; other rows say so themselves.
         Err(ModelError::Text(TextError::Read { source, .. })) if source.kind() == ErrorKind::NotFound => {
             Encoder::token_ids_only()

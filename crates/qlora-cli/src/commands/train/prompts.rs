@@ -5,7 +5,7 @@ use std::sync::Arc;
 use qlora_core::data::{OnBadRow, OnLong};
 use qlora_core::models::Checkpoint;
 use qlora_core::rl::Reward;
-use qlora_core::text::{ChatTemplate, Tokenizer};
+use qlora_core::text::Tokenizer;
 use qlora_core::train::config::{GrpoConfig, RunConfig};
 use qlora_core::train::grpo::{Grpo, GrpoOptions, PromptOptions, PromptSet, TaskPrompts, text_decoder};
 
@@ -18,12 +18,7 @@ pub(super) fn objective(
     checkpoint: &Checkpoint,
 ) -> Result<Grpo, Failure> {
     let tokenizer = Arc::new(checkpoint.tokenizer()?);
-    let chosen = config.data.template.as_ref().map(|name| tokenizer.choose_template(name)).transpose()?;
-    if let Some(warning) = chosen.as_ref().and_then(|chosen| chosen.warning()) {
-        eprintln!("warning: {warning}");
-    }
-    let template = chosen.as_ref().map(|chosen| &chosen.template);
-    let prompts = prompts(config, grpo, checkpoint, &tokenizer, template)?;
+    let prompts = prompts(config, grpo, checkpoint, &tokenizer)?;
     let rewards = grpo.rewards.iter().map(|reward| {
         let built =
             reward.build().map_err(|error| Failure::message(format!("reward {}: {error}", reward.name)));
@@ -49,7 +44,6 @@ fn prompts(
     grpo: &GrpoConfig,
     checkpoint: &Checkpoint,
     tokenizer: &Tokenizer,
-    template: Option<&ChatTemplate>,
 ) -> Result<PromptSet, Failure> {
     let context = checkpoint.config().max_position_embeddings.min(config.data.max_length);
     let completion = grpo.options.loss.max_completion_length;
@@ -69,9 +63,9 @@ fn prompts(
         Some((task, count)) => {
             let (system, prefill) = (grpo.system.clone(), grpo.prefill.clone());
             let wanted = TaskPrompts { task, count, seed: config.data.seed, system, prefill };
-            (PromptSet::from_task(&wanted, tokenizer, template, options)?, "problem")
+            (PromptSet::from_task(&wanted, tokenizer, None, options)?, "problem")
         }
-        None => (PromptSet::from_jsonl(config.data.train.to_string(), tokenizer, template, options)?, "line"),
+        None => (PromptSet::from_jsonl(config.data.train.to_string(), tokenizer, None, options)?, "line"),
     };
     eprintln!("prompts {}: {}", config.data.train, prompts.prompts().len());
     let skipped = prompts.skipped();
