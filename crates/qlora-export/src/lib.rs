@@ -34,7 +34,10 @@ mod verify;
 pub use bnb4bit::{Bnb4BitOptions, export_bnb_4bit, verify_bnb_4bit};
 pub use error::ExportError;
 pub use float_type::FloatType;
-pub use gguf::{ExportedGguf, ExportedGgufLora, GgufOptions, export_gguf, export_gguf_lora};
+pub use gguf::{
+    ExportedGguf, ExportedGgufLora, GgufOptions, check_gguf_target, check_ollama_target, export_gguf,
+    export_gguf_lora,
+};
 pub use importance::importance_matrix;
 pub use ollama::{Modelfile, ModelfileTemplate, export_ollama};
 pub use peft::{

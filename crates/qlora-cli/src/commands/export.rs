@@ -5,8 +5,9 @@ mod verifying;
 
 use qlora_core::export::{
     Bnb4BitOptions, ExportSource, FloatType, GgufOptions, MergeBase, Modelfile, ModelfileTemplate,
-    PeftAdapter, Probe, SafetensorsOptions, Tolerance, export_bnb_4bit, export_gguf, export_gguf_lora,
-    export_ollama, export_safetensors, importance_matrix, verify_bnb_4bit,
+    PeftAdapter, Probe, SafetensorsOptions, Tolerance, check_gguf_target, check_ollama_target,
+    export_bnb_4bit, export_gguf, export_gguf_lora, export_ollama, export_safetensors, importance_matrix,
+    verify_bnb_4bit,
 };
 use qlora_core::files::atomic::write_file;
 use qlora_core::gguf::ImportanceMatrix;
@@ -112,6 +113,7 @@ impl Export<'_> {
         }
         let Some(path) = imatrix_from else { return Ok(None) };
         let text = read_text(path)?;
+        self.check_target(source)?;
         let probe = Probe::of_text(source.checkpoint(), &text, CALIBRATION_ROW)?;
         let compute = Compute::fastest_on::<B>(device).0;
         let options = LoadOptions { quantization: Quantization::None, compute };
@@ -124,6 +126,23 @@ impl Export<'_> {
             write_file(out, |file| matrix.write(file))?;
         }
         Ok(Some(matrix))
+    }
+
+    /// Finds what would end the export, before the long computation that precedes it.
+    fn check_target(&self, source: ExportSource<'_>) -> Result<(), Failure> {
+        // Which formats tensors get depends on its presence alone.
+        let importance = Some(&ImportanceMatrix::default());
+        let out = &self.arguments.out;
+        match self.arguments.to {
+            ExportForm::Gguf(file_type) => {
+                check_gguf_target(source, GgufOptions { file_type, importance }, out)?;
+            }
+            ExportForm::Ollama(file_type) => {
+                check_ollama_target(source, GgufOptions { file_type, importance }, out)?;
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     fn peft(&self, checkpoint: &Checkpoint, adapter: &PeftAdapter) -> Result<Outcome, Failure> {
