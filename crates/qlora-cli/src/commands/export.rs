@@ -1,5 +1,6 @@
 //! `qlora export`: a model, with or without an adapter in its weights, in another form.
 
+mod memory;
 mod outcome;
 mod verifying;
 

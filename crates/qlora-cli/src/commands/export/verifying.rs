@@ -8,6 +8,7 @@ use qlora_core::models::{AdapterSet, Checkpoint};
 use qlora_core::quant::Nf4Options;
 use serde_json::{Value, json};
 
+use super::memory::free_memory;
 use super::outcome::Outcome;
 use crate::failure::Failure;
 
@@ -41,7 +42,7 @@ impl Verifying<'_> {
             return Ok(());
         }
         let probe = self.probe(source.checkpoint())?;
-        let verified = verify::<B>(source, written, tolerance, &probe, available_memory(), device)?;
+        let verified = verify::<B>(source, written, tolerance, &probe, free_memory(), device)?;
         let tokens = match verified.tokens {
             0 => String::new(),
             tokens => format!(", {tokens} token ids"),
@@ -111,13 +112,4 @@ fn to_json(difference: &Difference) -> Value {
         "perplexity": difference.perplexity,
         "live_perplexity": difference.reference_perplexity,
     })
-}
-
-/// Bytes that a model may take; no limit where the system does not say.
-fn available_memory() -> u64 {
-    let line = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
-    });
-    line.map_or(u64::MAX, |kilobytes| kilobytes.saturating_mul(1024))
 }
