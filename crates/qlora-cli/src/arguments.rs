@@ -188,8 +188,8 @@ pub(crate) struct ExportArguments {
     /// The directory or file to write; it must be new, a directory may be empty
     #[arg(long, value_name = "PATH")]
     pub(crate) out: PathBuf,
-    /// What the adapter is added to: the model's weights, or what NF4 made of them in training. Given, the difference
-    /// that it makes is measured and printed
+    /// What the adapter is added to: the model's weights, or what NF4 made of them in training. Given, both are compared
+    /// with the adapter as it was trained
     #[arg(long, value_enum, value_name = "BASE", requires = "adapter")]
     pub(crate) merge_base: Option<MergeBaseKind>,
     /// Keep the scales of NF4 in f32, as training with `double_quant = false` does
@@ -210,7 +210,7 @@ pub(crate) struct ExportArguments {
     /// Keep the computed importance matrix as a file
     #[arg(long, value_name = "FILE", requires = "imatrix_from")]
     pub(crate) imatrix_out: Option<PathBuf>,
-    /// Do not open and compare what was written
+    /// Do not open and compare what was written, nor the bases of --merge-base unless there is a --text
     #[arg(long)]
     pub(crate) no_verify: bool,
 }

@@ -4,15 +4,15 @@ use std::io::Write;
 use std::path::Path;
 
 use qlora_files::atomic::write_directory;
-use qlora_files::safetensors::{Checkpoint as Tensors, Dtype, TensorSpec, write_sharded};
+use qlora_files::safetensors::{Dtype, TensorSpec, write_sharded};
 use qlora_models::LoadProgress;
-use qlora_quant::bnb::{BnbDtype, RawTensor, from_tensors, to_tensors};
+use qlora_quant::bnb::{BnbDtype, to_tensors};
 use qlora_quant::{Nf4Options, Nf4Tensor, SourceDtype};
 use serde_json::{Value, json};
 
 use crate::safetensors::{describe, tensor_bytes, write_floats};
 use crate::target::{prepare_directory, write_tensors};
-use crate::{ExportError, ExportSource, ExportedCheckpoint, FloatType, VerifyError};
+use crate::{ExportError, ExportSource, ExportedCheckpoint, FloatType};
 
 /// Parts of a quantized weight up to this size are kept from the first pass, which learns their sizes.
 const SMALL: usize = 1 << 16;
@@ -38,7 +38,7 @@ impl Default for Bnb4BitOptions {
 
 impl Bnb4BitOptions {
     /// With the type that bitsandbytes is to dequantize to.
-    fn nf4(self) -> Nf4Options {
+    pub(crate) fn nf4(self) -> Nf4Options {
         let dtype = match self.dtype {
             FloatType::F32 => SourceDtype::F32,
             FloatType::F16 => SourceDtype::F16,
@@ -75,7 +75,7 @@ pub fn export_bnb_4bit(
 ) -> Result<ExportedCheckpoint, ExportError> {
     let (directory, checkpoint) = (directory.as_ref(), source.checkpoint());
     let tensors = checkpoint.config().tensors();
-    let linears = source.linear_weights();
+    let linears = source.quantized_weights();
     let elements = |linear: bool| {
         let of_kind = tensors.iter().filter(|(name, _)| linears.contains(name) == linear);
         of_kind.map(|(_, shape)| shape.iter().product::<usize>() as u64).sum::<u64>()
@@ -150,49 +150,8 @@ pub fn export_bnb_4bit(
     })
 }
 
-/// Opens a directory of [`export_bnb_4bit`] again and compares: the parts of every NF4 weight make the weight that
-/// the source quantizes to, and all other tensors are those of the source, rounded. Returns the number of tensors.
-///
-/// # Errors
-/// [`ExportError::Verify`] with the first tensor that is missing, damaged or another.
-pub fn verify_bnb_4bit(
-    source: ExportSource<'_>,
-    options: Bnb4BitOptions,
-    directory: impl AsRef<Path>,
-) -> Result<usize, ExportError> {
-    let path = directory.as_ref();
-    let unreadable =
-        |source: ExportError| VerifyError::Unreadable { path: path.to_owned(), source: source.into() };
-    let differs = |problem: String| VerifyError::Tensors { path: path.to_owned(), problem };
-    let written = Tensors::open(path).map_err(|error| unreadable(error.into()))?;
-    let (tensors, linears) = (source.checkpoint().config().tensors(), source.linear_weights());
-    for (name, shape) in &tensors {
-        if !linears.contains(name) {
-            let values = written.to_f32(name).map_err(|error| unreadable(error.into()))?;
-            let mut expected = Vec::new();
-            write_floats(source, name, &source.tensor(name, shape)?, options.dtype, &mut expected)?;
-            let mut found = Vec::new();
-            write_floats(source, name, &values, options.dtype, &mut found)?;
-            if expected != found {
-                return Err(differs(format!("`{name}` has other values")).into());
-            }
-            continue;
-        }
-        let names = |name: &str| written.tensor(name).ok();
-        let raw = |name: &str| {
-            let tensor = names(name)?;
-            let dtype = BnbDtype::from_name(&tensor.dtype().to_string())?;
-            Some(RawTensor { dtype, shape: tensor.shape(), bytes: tensor.bytes() })
-        };
-        let found = from_tensors(name, raw).map_err(|error| differs(error.to_string()))?;
-        if found != quantize(source, name, shape, options)? {
-            return Err(differs(format!("the parts of `{name}` are not its weight")).into());
-        }
-    }
-    Ok(tensors.len())
-}
-
-fn quantize(
+/// A weight of the source, merged, in NF4.
+pub(crate) fn quantize(
     source: ExportSource<'_>,
     name: &str,
     shape: &[usize],

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use qlora_models::{AdapterSet, Checkpoint};
+use qlora_models::{AdapterSet, Checkpoint, Quantization};
 use qlora_quant::{Nf4Options, Nf4Tensor};
 
 use crate::ExportError;
@@ -76,8 +76,16 @@ impl<'a> ExportSource<'a> {
         self.adapter.map_or(0, |adapter| adapter.layers.len())
     }
 
+    /// How the live model holds its linear layers.
+    pub(crate) fn quantization(&self) -> Quantization {
+        match self.base {
+            MergeBase::Original => Quantization::None,
+            MergeBase::Dequantized(options) => Quantization::Nf4(options),
+        }
+    }
+
     /// Names of the weights of the linear layers: those that NF4 is for.
-    pub(crate) fn linear_weights(&self) -> BTreeSet<String> {
+    pub(crate) fn quantized_weights(&self) -> BTreeSet<String> {
         self.checkpoint.config().linears().map(|(path, _)| format!("{path}.weight")).collect()
     }
 

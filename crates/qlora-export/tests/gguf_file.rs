@@ -197,9 +197,12 @@ fn vectors_stay_f32_and_the_rest_is_rounded_once() {
         assert_eq!((verified.tokens, verified.tensors), (0, checkpoint.config().tensors().len()));
         assert!(verified.tensor_error > 0.0 && verified.tensor_error < dtype.tolerance().tensor);
         assert!(verified.logits.unwrap().relative < dtype.tolerance().logits);
-        let unlimited =
+        let limited =
             verify::<Flex>(source, &path, Tolerance::of_gguf(kind), &probe, 0, &FlexDevice).unwrap();
-        assert_eq!(unlimited.logits, None);
+        let too_large = limited.logits.unwrap_err();
+        assert!(
+            too_large.allowed == 0 && too_large.needed > 4 * checkpoint.config().parameter_count() as u64
+        );
     }
 }
 
