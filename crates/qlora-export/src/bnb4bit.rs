@@ -1,11 +1,12 @@
 //! A checkpoint directory whose linear layers are NF4, as `transformers` with bitsandbytes saves and loads it.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
 use qlora_files::atomic::write_directory;
 use qlora_files::safetensors::{Dtype, TensorSpec, write_sharded};
-use qlora_models::LoadProgress;
+use qlora_models::{DecoderConfig, LoadProgress};
 use qlora_quant::bnb::{BnbDtype, to_tensors};
 use qlora_quant::{Nf4Options, Nf4Tensor, SourceDtype};
 use serde_json::{Value, json};
@@ -60,7 +61,7 @@ struct Part {
 }
 
 /// Writes a directory that `transformers` loads with bitsandbytes, every linear layer in NF4; an adapter is merged
-/// before that.
+/// before that. Head, routers of experts, and what a source in NF4 has left in floats stay in floats.
 ///
 /// Each weight is quantized twice: a part's size, which the header of the file needs, is known only then.
 /// One tensor at a time is in memory. The directory appears whole or not at all.
@@ -83,7 +84,8 @@ pub fn export_bnb_4bit(
     // 4 bits and at most one f32 scale in 32 elements.
     prepare_directory(directory, elements(true) * 5 / 8 + elements(false) * options.dtype.size())?;
     let mut described = describe(checkpoint, options.dtype)?;
-    described.config.insert("quantization_config".into(), quantization_config(options));
+    let left_out = modules_in_floats(checkpoint.config(), &linears);
+    described.config.insert("quantization_config".into(), quantization_config(options, &left_out));
 
     let (mut parts, total) = (Vec::new(), 2 * tensors.len());
     let mut done = 0;
@@ -172,8 +174,27 @@ fn stored(dtype: BnbDtype) -> Dtype {
     }
 }
 
+/// The linear layers that are not quantized, for `llm_int8_skip_modules`. By their whole paths, which all that read the
+/// key understand: releases of `transformers` and vLLM differ in how they compare shorter ones, as `mlp.gate`.
+fn modules_in_floats(config: &DecoderConfig, quantized: &BTreeSet<String>) -> Vec<String> {
+    let is_left_out = |name: &str, shape: &[usize]| {
+        shape.len() == 2
+            && name.starts_with("model.layers.")
+            && !name.ends_with("norm.weight")
+            && !quantized.contains(name)
+    };
+    // Named also where the head is the embedding: then `transformers` makes a layer of it.
+    let mut modules = vec!["lm_head".to_owned()];
+    for (name, shape) in config.tensors() {
+        if let Some(path) = name.strip_suffix(".weight").filter(|_| is_left_out(&name, &shape)) {
+            modules.push(path.to_owned());
+        }
+    }
+    modules
+}
+
 /// `quantization_config` of config.json.
-fn quantization_config(options: Bnb4BitOptions) -> Value {
+fn quantization_config(options: Bnb4BitOptions, modules_in_floats: &[String]) -> Value {
     json!({
         "quant_method": "bitsandbytes",
         "_load_in_4bit": true,
@@ -184,7 +205,7 @@ fn quantization_config(options: Bnb4BitOptions) -> Value {
         "bnb_4bit_use_double_quant": options.nf4.double_quant,
         "bnb_4bit_compute_dtype": options.dtype.torch_name(),
         "bnb_4bit_quant_storage": "uint8",
-        "llm_int8_skip_modules": ["lm_head"],
+        "llm_int8_skip_modules": modules_in_floats,
         "llm_int8_threshold": 6.0,
         "llm_int8_enable_fp32_cpu_offload": false,
         "llm_int8_has_fp16_weight": false,

@@ -140,6 +140,12 @@ impl Checkpoint {
         }
     }
 
+    /// Whether this weight is stored in NF4.
+    #[must_use]
+    pub fn has_in_nf4(&self, name: &str) -> bool {
+        matches!(&self.format, Format::Safetensors(files) if files.has_in_nf4(name))
+    }
+
     /// Whether linear layers are stored in NF4. Those that are in floats were left out on purpose
     /// (`llm_int8_skip_modules`).
     #[must_use]
