@@ -199,8 +199,8 @@ pub(crate) struct ExportArguments {
     /// the mean of all rows, for training on what is written; may be repeated
     #[arg(long = "add-special-token", value_name = "TOKEN")]
     pub(crate) special_tokens: Vec<String>,
-    /// What the adapter is added to: the model's weights, or what NF4 made of them in training. Given, the difference
-    /// that it makes is measured and printed
+    /// What the adapter is added to: the model's weights, or what NF4 made of them in training. Given, both are compared
+    /// with the adapter as it was trained
     #[arg(long, value_enum, value_name = "BASE", requires = "adapter")]
     pub(crate) merge_base: Option<MergeBaseKind>,
     /// Keep the scales of NF4 in f32, as training with `double_quant = false` does
@@ -221,7 +221,7 @@ pub(crate) struct ExportArguments {
     /// Keep the computed importance matrix as a file
     #[arg(long, value_name = "FILE", requires = "imatrix_from")]
     pub(crate) imatrix_out: Option<PathBuf>,
-    /// Do not open and compare what was written
+    /// Do not open and compare what was written, nor the bases of --merge-base unless there is a --text
     #[arg(long)]
     pub(crate) no_verify: bool,
 }

@@ -64,15 +64,25 @@ fn wgpu_device(backend: BackendKind, global: &GlobalOptions) -> Result<kernels::
 
 /// The name of the GPU that is computed on, once it is known.
 static DEVICE_NAME: OnceLock<String> = OnceLock::new();
+/// Bytes of memory that it has, where its driver tells.
+static DEVICE_MEMORY: OnceLock<u64> = OnceLock::new();
 
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 fn name_device(info: &kernels::device::DeviceInfo) {
     DEVICE_NAME.get_or_init(|| info.to_string());
+    if let Some(memory) = info.memory {
+        DEVICE_MEMORY.get_or_init(|| memory);
+    }
 }
 
 /// The name of the GPU that is computed on; `None` on the processor.
 pub(crate) fn device_name() -> Option<&'static str> {
     DEVICE_NAME.get().map(String::as_str)
+}
+
+/// Bytes of memory of the GPU that is computed on; `None` on the processor, and where the driver does not tell.
+pub(crate) fn device_memory() -> Option<u64> {
+    DEVICE_MEMORY.get().copied()
 }
 
 /// The backends that this program was built with.

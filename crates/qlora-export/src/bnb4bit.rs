@@ -1,18 +1,19 @@
 //! A checkpoint directory whose linear layers are NF4, as `transformers` with bitsandbytes saves and loads it.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
 use qlora_files::atomic::write_directory;
-use qlora_files::safetensors::{Checkpoint as Tensors, Dtype, TensorSpec, write_sharded};
-use qlora_models::LoadProgress;
-use qlora_quant::bnb::{BnbDtype, RawTensor, from_tensors, to_tensors};
+use qlora_files::safetensors::{Dtype, TensorSpec, write_sharded};
+use qlora_models::{DecoderConfig, LoadProgress};
+use qlora_quant::bnb::{BnbDtype, to_tensors};
 use qlora_quant::{Nf4Options, Nf4Tensor, SourceDtype};
 use serde_json::{Value, json};
 
 use crate::safetensors::{describe, tensor_bytes, write_floats};
 use crate::target::{prepare_directory, write_tensors};
-use crate::{ExportError, ExportSource, ExportedCheckpoint, FloatType, VerifyError};
+use crate::{ExportError, ExportSource, ExportedCheckpoint, FloatType};
 
 /// Parts of a quantized weight up to this size are kept from the first pass, which learns their sizes.
 const SMALL: usize = 1 << 16;
@@ -38,7 +39,7 @@ impl Default for Bnb4BitOptions {
 
 impl Bnb4BitOptions {
     /// With the type that bitsandbytes is to dequantize to.
-    fn nf4(self) -> Nf4Options {
+    pub(crate) fn nf4(self) -> Nf4Options {
         let dtype = match self.dtype {
             FloatType::F32 => SourceDtype::F32,
             FloatType::F16 => SourceDtype::F16,
@@ -60,7 +61,7 @@ struct Part {
 }
 
 /// Writes a directory that `transformers` loads with bitsandbytes, every linear layer in NF4; an adapter is merged
-/// before that.
+/// before that. Head, routers of experts, and what a source in NF4 has left in floats stay in floats.
 ///
 /// Each weight is quantized twice: a part's size, which the header of the file needs, is known only then.
 /// One tensor at a time is in memory. The directory appears whole or not at all.
@@ -75,7 +76,7 @@ pub fn export_bnb_4bit(
 ) -> Result<ExportedCheckpoint, ExportError> {
     let (directory, checkpoint) = (directory.as_ref(), source.checkpoint());
     let tensors = checkpoint.config().tensors();
-    let linears = source.linear_weights();
+    let linears = source.quantized_weights();
     let elements = |linear: bool| {
         let of_kind = tensors.iter().filter(|(name, _)| linears.contains(name) == linear);
         of_kind.map(|(_, shape)| shape.iter().product::<usize>() as u64).sum::<u64>()
@@ -83,7 +84,8 @@ pub fn export_bnb_4bit(
     // 4 bits and at most one f32 scale in 32 elements.
     prepare_directory(directory, elements(true) * 5 / 8 + elements(false) * options.dtype.size())?;
     let mut described = describe(checkpoint, options.dtype)?;
-    described.config.insert("quantization_config".into(), quantization_config(options));
+    let left_out = modules_in_floats(checkpoint.config(), &linears);
+    described.config.insert("quantization_config".into(), quantization_config(options, &left_out));
 
     let (mut parts, total) = (Vec::new(), 2 * tensors.len());
     let mut done = 0;
@@ -150,49 +152,8 @@ pub fn export_bnb_4bit(
     })
 }
 
-/// Opens a directory of [`export_bnb_4bit`] again and compares: the parts of every NF4 weight make the weight that
-/// the source quantizes to, and all other tensors are those of the source, rounded. Returns the number of tensors.
-///
-/// # Errors
-/// [`ExportError::Verify`] with the first tensor that is missing, damaged or another.
-pub fn verify_bnb_4bit(
-    source: ExportSource<'_>,
-    options: Bnb4BitOptions,
-    directory: impl AsRef<Path>,
-) -> Result<usize, ExportError> {
-    let path = directory.as_ref();
-    let unreadable =
-        |source: ExportError| VerifyError::Unreadable { path: path.to_owned(), source: source.into() };
-    let differs = |problem: String| VerifyError::Tensors { path: path.to_owned(), problem };
-    let written = Tensors::open(path).map_err(|error| unreadable(error.into()))?;
-    let (tensors, linears) = (source.checkpoint().config().tensors(), source.linear_weights());
-    for (name, shape) in &tensors {
-        if !linears.contains(name) {
-            let values = written.to_f32(name).map_err(|error| unreadable(error.into()))?;
-            let mut expected = Vec::new();
-            write_floats(source, name, &source.tensor(name, shape)?, options.dtype, &mut expected)?;
-            let mut found = Vec::new();
-            write_floats(source, name, &values, options.dtype, &mut found)?;
-            if expected != found {
-                return Err(differs(format!("`{name}` has other values")).into());
-            }
-            continue;
-        }
-        let names = |name: &str| written.tensor(name).ok();
-        let raw = |name: &str| {
-            let tensor = names(name)?;
-            let dtype = BnbDtype::from_name(&tensor.dtype().to_string())?;
-            Some(RawTensor { dtype, shape: tensor.shape(), bytes: tensor.bytes() })
-        };
-        let found = from_tensors(name, raw).map_err(|error| differs(error.to_string()))?;
-        if found != quantize(source, name, shape, options)? {
-            return Err(differs(format!("the parts of `{name}` are not its weight")).into());
-        }
-    }
-    Ok(tensors.len())
-}
-
-fn quantize(
+/// A weight of the source, merged, in NF4.
+pub(crate) fn quantize(
     source: ExportSource<'_>,
     name: &str,
     shape: &[usize],
@@ -216,8 +177,27 @@ fn stored(dtype: BnbDtype) -> Dtype {
     }
 }
 
+/// The linear layers that are not quantized, for `llm_int8_skip_modules`. By their whole paths, which all that read the
+/// key understand: releases of `transformers` and vLLM differ in how they compare shorter ones, as `mlp.gate`.
+fn modules_in_floats(config: &DecoderConfig, quantized: &BTreeSet<String>) -> Vec<String> {
+    let is_left_out = |name: &str, shape: &[usize]| {
+        shape.len() == 2
+            && name.starts_with("model.layers.")
+            && !name.ends_with("norm.weight")
+            && !quantized.contains(name)
+    };
+    // Named also where the head is the embedding: then `transformers` makes a layer of it.
+    let mut modules = vec!["lm_head".to_owned()];
+    for (name, shape) in config.tensors() {
+        if let Some(path) = name.strip_suffix(".weight").filter(|_| is_left_out(&name, &shape)) {
+            modules.push(path.to_owned());
+        }
+    }
+    modules
+}
+
 /// `quantization_config` of config.json.
-fn quantization_config(options: Bnb4BitOptions) -> Value {
+fn quantization_config(options: Bnb4BitOptions, modules_in_floats: &[String]) -> Value {
     json!({
         "quant_method": "bitsandbytes",
         "_load_in_4bit": true,
@@ -228,7 +208,7 @@ fn quantization_config(options: Bnb4BitOptions) -> Value {
         "bnb_4bit_use_double_quant": options.nf4.double_quant,
         "bnb_4bit_compute_dtype": options.dtype.torch_name(),
         "bnb_4bit_quant_storage": "uint8",
-        "llm_int8_skip_modules": ["lm_head"],
+        "llm_int8_skip_modules": modules_in_floats,
         "llm_int8_threshold": 6.0,
         "llm_int8_enable_fp32_cpu_offload": false,
         "llm_int8_has_fp16_weight": false,

@@ -60,6 +60,15 @@ impl FloatType {
         values.iter().position(|value| value.is_nan() || value.abs() >= limit)
     }
 
+    /// Rounds values to nearest, as [`write`](Self::write) does.
+    pub(crate) fn round(self, values: &mut [f32]) {
+        match self {
+            Self::F32 => {}
+            Self::F16 => values.iter_mut().for_each(|value| *value = f16::from_f32(*value).to_f32()),
+            Self::Bf16 => values.iter_mut().for_each(|value| *value = bf16::from_f32(*value).to_f32()),
+        }
+    }
+
     /// Writes values rounded to nearest, little-endian.
     pub(crate) fn write(self, values: &[f32], file: &mut dyn Write) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(4 * CHUNK);
@@ -88,10 +97,10 @@ mod tests {
 
     #[test]
     fn what_fits_is_what_rounds_to_a_number() {
-        let round = |dtype, value| match dtype {
-            FloatType::F32 => value,
-            FloatType::F16 => f16::from_f32(value).to_f32(),
-            FloatType::Bf16 => bf16::from_f32(value).to_f32(),
+        let round = |dtype: FloatType, value| {
+            let mut values = [value];
+            dtype.round(&mut values);
+            values[0]
         };
         for dtype in [FloatType::F32, FloatType::F16, FloatType::Bf16] {
             let edges = [65_504.0, 65_519.99, 65_520.0, 1e6, f32::MAX, f32::from_bits(0x7f7f_7fff)];

@@ -13,7 +13,7 @@ use qlora_models::LoadProgress;
 
 pub use self::lora::{ExportedGgufLora, export_gguf_lora};
 use self::plan::Plan;
-use crate::target::{prepare_file, write_tensors};
+use crate::target::{check_directory, check_file, prepare_file, write_tensors};
 use crate::{ExportError, ExportSource};
 
 /// How a file is written.
@@ -61,9 +61,7 @@ pub fn export_gguf<'a>(
 ) -> Result<ExportedGguf, ExportError> {
     let path = path.as_ref();
     let options: GgufOptions<'a> = options.into();
-    let plan = Plan::new(source, options)?;
-    let invalid = |error| qlora_files::Error::io("lay out", path)(error);
-    let writer = GgufWriter::new(metadata::metadata(source, options)?, plan.specs()).map_err(invalid)?;
+    let (plan, writer) = lay_out(source, options, path)?;
     prepare_file(path, writer.file_length())?;
     let total = plan.len();
     let mut write = |index: usize, out: &mut dyn std::io::Write| -> Result<(), ExportError> {
@@ -78,4 +76,43 @@ pub fn export_gguf<'a>(
         bytes: writer.file_length(),
         tokenizer: source.checkpoint().has_tokenizer(),
     })
+}
+
+/// Finds what [`export_gguf`] would refuse before it writes: a name that is taken, a disk that is too small, a model
+/// that has no place in a file. For what is done before that and takes long, as an importance matrix.
+///
+/// # Errors
+/// As [`export_gguf`].
+pub fn check_gguf_target<'a>(
+    source: ExportSource<'_>,
+    options: impl Into<GgufOptions<'a>>,
+    path: impl AsRef<Path>,
+) -> Result<(), ExportError> {
+    let path = path.as_ref();
+    let (_, writer) = lay_out(source, options.into(), path)?;
+    check_file(path, writer.file_length())
+}
+
+/// As [`check_gguf_target`], for a directory of [`export_ollama`](crate::export_ollama).
+///
+/// # Errors
+/// As [`export_ollama`](crate::export_ollama).
+pub fn check_ollama_target<'a>(
+    source: ExportSource<'_>,
+    options: impl Into<GgufOptions<'a>>,
+    directory: impl AsRef<Path>,
+) -> Result<(), ExportError> {
+    let directory = directory.as_ref();
+    let (_, writer) = lay_out(source, options.into(), directory)?;
+    check_directory(directory, writer.file_length())
+}
+
+fn lay_out<'a>(
+    source: ExportSource<'_>,
+    options: GgufOptions<'a>,
+    path: &Path,
+) -> Result<(Plan<'a>, GgufWriter), ExportError> {
+    let plan = Plan::new(source, options)?;
+    let writer = GgufWriter::new(metadata::metadata(source, options)?, plan.specs());
+    Ok((plan, writer.map_err(qlora_files::Error::io("lay out", path))?))
 }

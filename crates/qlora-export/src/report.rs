@@ -1,24 +1,45 @@
 //! What merging an adapter into one base or the other changes, for an adapter that was trained on NF4 weights.
 
-use qlora_kernels::KernelBackend;
-use qlora_models::{AdapterSet, Checkpoint};
+use qlora_kernels::{Compute, FrozenWeight, KernelBackend};
+use qlora_models::{AdapterSet, Checkpoint, Decoder, Quantization};
 use qlora_quant::Nf4Options;
 
-use crate::verify::{live_model, relative_error};
-use crate::{Difference, ExportError, ExportSource, MergeBase, Probe};
+use crate::verify::{Held, Reference, both_fit, live_model, load_f32, relative_error};
+use crate::{Difference, ExportError, ExportSource, FloatType, MergeBase, Probe, TooLarge};
 
-/// The weights of a merge into the original weights, against those of the live adapter on NF4 weights.
+/// The two merges of an adapter against the live one on NF4 weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MergeReport {
-    /// Layers in the order of the forward pass, and `‖(W + sBA) − (W₄ + sBA)‖ / ‖W₄ + sBA‖` of each: what a merge
-    /// into the original weights changes. A merge into the dequantized ones changes nothing but rounds.
-    pub layers: Vec<(String, f64)>,
-    /// The model merged into the original weights, against the live one on NF4.
+    /// Layers in the order of the forward pass.
+    pub layers: Vec<MergedLayer>,
+    /// The logits, unless comparing them takes more memory than was allowed.
+    pub logits: Result<MergedLogits, TooLarge>,
+}
+
+/// The weight of a layer after either merge, against `W₄ + sBA`, which the live adapter computes with: a merge `M` is off
+/// by `‖M − (W₄ + sBA)‖ / ‖W₄ + sBA‖`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MergedLayer {
+    /// Path of the layer.
+    pub path: String,
+    /// Of `W + sBA`, rounded.
+    pub original: f64,
+    /// Of `W₄ + sBA`, rounded.
+    pub dequantized: f64,
+}
+
+/// The logits of either merge against those of the live adapter on NF4 weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MergedLogits {
+    /// Merged into the weights of the checkpoint.
     pub original: Difference,
+    /// Merged into the weights as NF4 holds them.
+    pub dequantized: Difference,
 }
 
 impl MergeReport {
-    /// Compares on the tokens of `probe`. Two models are not in memory at once.
+    /// Compares the merges, their linear layers rounded to `dtype`, on the tokens of `probe`. Memory is used as in
+    /// [`verify`](crate::verify).
     ///
     /// # Errors
     /// When a tensor is damaged or the adapter belongs to another model.
@@ -26,29 +47,59 @@ impl MergeReport {
         checkpoint: &Checkpoint,
         adapter: &AdapterSet,
         options: Nf4Options,
+        dtype: FloatType,
         probe: &Probe,
+        memory: u64,
         device: &B::Device,
     ) -> Result<Self, ExportError> {
         let original = ExportSource::new(checkpoint).with_adapter(adapter)?;
         let dequantized = original.with_base(MergeBase::Dequantized(options));
         let layers = checkpoint.config().linears().map(|(path, shape)| {
             let name = format!("{path}.weight");
-            let error = relative_error(&dequantized.tensor(&name, &shape)?, &original.tensor(&name, &shape)?);
-            Ok((path, error))
+            let (live, mut merged) = (dequantized.tensor(&name, &shape)?, original.tensor(&name, &shape)?);
+            dtype.round(&mut merged);
+            let original = relative_error(&live, &merged);
+            merged.copy_from_slice(&live);
+            dtype.round(&mut merged);
+            Ok(MergedLayer { path, original, dequantized: relative_error(&live, &merged) })
         });
         let layers = layers.collect::<Result<_, ExportError>>()?;
-        let live = probe.logits(&live_model::<B>(dequantized, device)?);
-        let merged = probe.logits(&live_model::<B>(original, device)?);
-        Ok(Self { layers, original: Difference::new(probe, &live, &merged) })
+        let logits = match both_fit(checkpoint.config(), [Held::Nf4, Held::F32], probe, memory) {
+            Err(too_large) => Err(too_large),
+            Ok(both_fit) => {
+                let live = live_model::<B>(dequantized, dequantized.quantization(), device)?;
+                let live = Reference::new(live, probe, both_fit);
+                let compare = |source| -> Result<Difference, ExportError> {
+                    Ok(live.compare(probe, &merged_model::<B>(source, dtype, device)?))
+                };
+                Ok(MergedLogits { original: compare(original)?, dequantized: compare(dequantized)? })
+            }
+        };
+        Ok(Self { layers, logits })
     }
 
-    /// The layers with the largest changes, largest first.
+    /// The layers that a merge into the original weights changes most, first.
     #[must_use]
-    pub fn worst(&self, count: usize) -> Vec<(&str, f64)> {
-        let mut layers: Vec<(&str, f64)> =
-            self.layers.iter().map(|(path, error)| (path.as_str(), *error)).collect();
-        layers.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+    pub fn worst(&self, count: usize) -> Vec<&MergedLayer> {
+        let mut layers: Vec<&MergedLayer> = self.layers.iter().collect();
+        layers.sort_by(|a, b| b.original.total_cmp(&a.original));
         layers.truncate(count);
         layers
     }
+}
+
+/// The model with the linear layers of `source`, rounded.
+fn merged_model<B: KernelBackend>(
+    source: ExportSource<'_>,
+    dtype: FloatType,
+    device: &B::Device,
+) -> Result<Decoder<B>, ExportError> {
+    let mut model = load_f32::<B>(source.checkpoint(), Quantization::None, device)?;
+    for (path, linear) in model.linears_mut() {
+        let shape = linear.shape();
+        let mut values = source.tensor(&format!("{path}.weight"), &shape)?;
+        dtype.round(&mut values);
+        linear.replace_weight(FrozenWeight::dense(values, shape, Compute::F32, device));
+    }
+    Ok(model)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use qlora_models::{AdapterSet, Checkpoint};
+use qlora_models::{AdapterSet, Checkpoint, Quantization};
 use qlora_quant::{Nf4Options, Nf4Tensor};
 
 use crate::ExportError;
@@ -18,7 +18,8 @@ pub enum MergeBase {
     #[default]
     Original,
     /// The weights as NF4 holds them: what an adapter saw that was trained on a quantized model. Linear layers
-    /// without an adapter are the quantized ones too.
+    /// without an adapter are the quantized ones too. Of a checkpoint in NF4 they are its own, and what it has left
+    /// in floats stays so.
     Dequantized(Nf4Options),
 }
 
@@ -84,9 +85,19 @@ impl<'a> ExportSource<'a> {
         self.base == MergeBase::Original && !self.adapter.is_some_and(is_adapted)
     }
 
-    /// Names of the weights of the linear layers: those that NF4 is for.
-    pub(crate) fn linear_weights(&self) -> BTreeSet<String> {
-        self.checkpoint.config().linears().map(|(path, _)| format!("{path}.weight")).collect()
+    /// How the live model holds its linear layers.
+    pub(crate) fn quantization(&self) -> Quantization {
+        match self.base {
+            MergeBase::Original => Quantization::None,
+            MergeBase::Dequantized(options) => Quantization::Nf4(options),
+        }
+    }
+
+    /// Names of the weights that NF4 is for: of the linear layers, but for those that a checkpoint in NF4 has left in
+    /// floats.
+    pub(crate) fn quantized_weights(&self) -> BTreeSet<String> {
+        let names = self.checkpoint.config().linears().map(|(path, _)| format!("{path}.weight"));
+        names.filter(|name| !self.checkpoint.is_nf4() || self.checkpoint.has_in_nf4(name)).collect()
     }
 
     /// Calls `piece` with a tensor's values in order: whole, but for tables with a row for each token, of which some
@@ -120,6 +131,7 @@ impl<'a> ExportSource<'a> {
         let mut values = self.checkpoint.tensor(name, shape)?;
         let Some(layer) = name.strip_suffix(".weight") else { return Ok(values) };
         if let MergeBase::Dequantized(options) = self.base
+            && !self.checkpoint.is_nf4()
             && self.checkpoint.config().linears().any(|(path, _)| path == layer)
         {
             let quantized = Nf4Tensor::quantize(&values, shape, options).map_err(|source| {

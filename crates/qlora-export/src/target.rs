@@ -10,7 +10,7 @@ use qlora_files::require_space;
 use crate::ExportError;
 
 /// A directory is replaced as a whole: one with files in it may be the source, or somebody's work.
-pub(crate) fn prepare_directory(directory: &Path, bytes: u64) -> Result<(), ExportError> {
+pub(crate) fn check_directory(directory: &Path, bytes: u64) -> Result<(), ExportError> {
     recover(directory)?;
     let is_full = match std::fs::read_dir(directory) {
         Ok(mut entries) => entries.next().is_some(),
@@ -20,20 +20,31 @@ pub(crate) fn prepare_directory(directory: &Path, bytes: u64) -> Result<(), Expo
     if is_full {
         return Err(ExportError::NotEmpty { path: directory.to_owned() });
     }
-    prepare_parent(directory, bytes)
+    Ok(require_space(directory, bytes)?)
 }
 
 /// Refuses a name that is taken.
-pub(crate) fn prepare_file(path: &Path, bytes: u64) -> Result<(), ExportError> {
+pub(crate) fn check_file(path: &Path, bytes: u64) -> Result<(), ExportError> {
     recover(path)?;
     if path.symlink_metadata().is_ok() {
         return Err(ExportError::Exists { path: path.to_owned() });
     }
-    prepare_parent(path, bytes)
+    Ok(require_space(path, bytes)?)
 }
 
-fn prepare_parent(path: &Path, bytes: u64) -> Result<(), ExportError> {
-    require_space(path, bytes)?;
+/// As [`check_directory`], and makes the folders above.
+pub(crate) fn prepare_directory(directory: &Path, bytes: u64) -> Result<(), ExportError> {
+    check_directory(directory, bytes)?;
+    create_parent(directory)
+}
+
+/// As [`check_file`], and makes the folders above.
+pub(crate) fn prepare_file(path: &Path, bytes: u64) -> Result<(), ExportError> {
+    check_file(path, bytes)?;
+    create_parent(path)
+}
+
+fn create_parent(path: &Path) -> Result<(), ExportError> {
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         std::fs::create_dir_all(parent).map_err(qlora_files::Error::io("create", parent))?;
     }

@@ -4,6 +4,9 @@ use qlora_gguf::{FileType, GgmlType};
 
 use crate::{FloatType, Tolerance};
 
+/// [`Tolerance::logits`] of NF4, as of other formats of four bits.
+pub(crate) const NF4_LOGITS: f64 = 0.6;
+
 impl FloatType {
     /// Twice what rounding can do to a tensor, and several times what it was measured to do to logits.
     #[must_use]

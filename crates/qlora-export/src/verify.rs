@@ -1,16 +1,25 @@
 //! What was written, opened again and compared with what was to be written.
 
+mod adapter;
+mod bnb4bit;
 mod difference;
+mod memory;
 mod probe;
+mod reference;
 
 use std::path::{Path, PathBuf};
 
 use qlora_kernels::{Compute, KernelBackend};
 use qlora_models::{Checkpoint, Decoder, LoadOptions, ModelError, Quantization, load};
 
+pub use self::adapter::{verify_gguf_lora, verify_peft};
+pub use self::bnb4bit::verify_bnb_4bit;
 pub use self::difference::Difference;
+pub use self::memory::TooLarge;
+pub(crate) use self::memory::{Held, both_fit};
 pub use self::probe::Probe;
-use crate::{ExportError, ExportSource, MergeBase};
+pub(crate) use self::reference::Reference;
+use crate::{ExportError, ExportSource};
 
 /// How far what was written may be from what was to be written, for a type.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,9 +39,9 @@ pub struct Verification {
     pub tensor_error: f64,
     /// Token ids compared, of texts and of rendered conversations; 0 without a tokenizer.
     pub tokens: usize,
-    /// The logits, against the live model: the checkpoint with the adapter attached. `None` when the model is larger
-    /// than the memory that was allowed.
-    pub logits: Option<Difference>,
+    /// The logits, against the live model: the checkpoint with the adapter attached. Not compared when that takes more
+    /// memory than was allowed.
+    pub logits: Result<Difference, TooLarge>,
 }
 
 /// What was written is not what was to be written.
@@ -106,11 +115,23 @@ pub enum VerifyError {
     },
 }
 
+impl VerifyError {
+    fn unreadable(path: &Path, source: impl Into<ExportError>) -> Self {
+        Self::Unreadable { path: path.to_owned(), source: Box::new(source.into()) }
+    }
+
+    fn tensors(path: &Path, problem: String) -> Self {
+        Self::Tensors { path: path.to_owned(), problem }
+    }
+}
+
 /// Opens the checkpoint at `written` and compares it with its source: shapes and values of all tensors, token ids
 /// of texts and conversations, and the logits of `probe` with those of the live model. The live model has its
 /// adapter attached, on NF4 weights if those were merged into.
 ///
-/// Two models are not in memory at once; logits are left out when one takes more than `memory` bytes in f32.
+/// Logits are compared row by row. Of a probe of more than 512 tokens two models are in memory at once, if `memory`
+/// bytes hold them; else the logits of the first 512 tokens are kept and compared, and only the perplexity is of all
+/// tokens. They are left out when not even one model fits.
 ///
 /// # Errors
 /// [`ExportError::Verify`] with the first difference beyond the tolerance; what was written stays there.
@@ -123,69 +144,94 @@ pub fn verify<B: KernelBackend>(
     device: &B::Device,
 ) -> Result<Verification, ExportError> {
     let path = written.as_ref();
-    let unreadable =
-        |source: ExportError| VerifyError::Unreadable { path: path.to_owned(), source: source.into() };
-    let opened = Checkpoint::open(path).map_err(|error| unreadable(error.into()))?;
+    let opened = Checkpoint::open(path).map_err(|error| VerifyError::unreadable(path, error))?;
+    let tensor_error = compare_tensors(source, &opened, tolerance.tensor)?;
+    let tokens = compare_tokenizers(source.checkpoint(), &opened)?;
+    let held = [source.quantization(), Quantization::None];
+    let pair = Pair { source, opened: &opened, probe, memory };
+    let logits = pair.compare_logits::<B>(held, tolerance.logits, device)?;
+    Ok(Verification { tensors: opened.config().tensors().len(), tensor_error, tokens, logits })
+}
+
+/// The largest error of a tensor; all must be within `bound`.
+fn compare_tensors(source: ExportSource<'_>, opened: &Checkpoint, bound: f64) -> Result<f64, ExportError> {
+    let path = opened.path();
     let (expected, found) = (source.checkpoint().config().tensors(), opened.config().tensors());
     if let Some((expected, found)) = expected.iter().zip(&found).find(|(expected, found)| expected != found) {
-        let problem = format!("{found:?} in place of {expected:?}");
-        return Err(VerifyError::Tensors { path: path.to_owned(), problem }.into());
+        return Err(VerifyError::tensors(path, format!("{found:?} in place of {expected:?}")).into());
     }
     if expected.len() != found.len() {
         let problem = format!("{} in place of {}", found.len(), expected.len());
-        return Err(VerifyError::Tensors { path: path.to_owned(), problem }.into());
+        return Err(VerifyError::tensors(path, problem).into());
     }
-    let mut tensor_error = 0.0_f64;
+    let mut largest = 0.0_f64;
     for (name, shape) in &expected {
-        let error = tensor_difference(source, &opened, name, shape)?
-            .map_err(|error| unreadable(error.into()))?
+        let error = tensor_difference(source, opened, name, shape)?
+            .map_err(|error| VerifyError::unreadable(path, error))?
             .relative();
-        if error.is_nan() || error > tolerance.tensor {
-            let (path, bound) = (path.to_owned(), tolerance.tensor);
-            return Err(VerifyError::Tensor { path, name: name.clone(), error, bound }.into());
+        if error.is_nan() || error > bound {
+            let (path, name) = (path.to_owned(), name.clone());
+            return Err(VerifyError::Tensor { path, name, error, bound }.into());
         }
-        tensor_error = tensor_error.max(error);
+        largest = largest.max(error);
     }
-    let tokens = probe::compare_tokens(source.checkpoint(), &opened, path)?;
-    let fits = source.checkpoint().config().parameter_count() as u64 * 4 <= memory;
-    let logits =
-        if fits { Some(compare_logits::<B>(source, &opened, tolerance, probe, device)?) } else { None };
-    Ok(Verification { tensors: expected.len(), tensor_error, tokens, logits })
+    Ok(largest)
 }
 
-fn compare_logits<B: KernelBackend>(
-    source: ExportSource<'_>,
-    opened: &Checkpoint,
-    tolerance: Tolerance,
-    probe: &Probe,
-    device: &B::Device,
-) -> Result<Difference, ExportError> {
-    // A file whose architecture has no windows in llama.cpp has a context that ends where they begin to matter.
-    let probe = &probe.within(opened.config().context_length());
-    let live = probe.logits(&live_model::<B>(source, device)?);
-    let written = probe.logits(&load_f32::<B>(opened, Quantization::None, device)?);
-    let difference = Difference::new(probe, &live, &written);
-    if difference.relative.is_nan() || difference.relative > tolerance.logits {
-        return Err(VerifyError::Logits {
-            path: opened.path().to_owned(),
-            error: difference.relative,
-            bound: tolerance.logits,
-            largest: difference.largest,
-        }
-        .into());
+/// Token ids that were equal; none without a tokenizer.
+fn compare_tokenizers(source: &Checkpoint, opened: &Checkpoint) -> Result<usize, ExportError> {
+    if !source.has_tokenizer() {
+        return Ok(0);
     }
-    Ok(difference)
+    let path = opened.path();
+    let found = opened.tokenizer().map_err(|error| VerifyError::unreadable(path, error))?;
+    probe::compare_tokens(&source.tokenizer()?, &found, path)
+}
+
+/// What was written beside its source, and what their logits are compared on.
+struct Pair<'a> {
+    source: ExportSource<'a>,
+    opened: &'a Checkpoint,
+    probe: &'a Probe,
+    memory: u64,
+}
+
+impl Pair<'_> {
+    /// Compares the live model with what was written, held in these ways, unless they take too much memory.
+    fn compare_logits<B: KernelBackend>(
+        &self,
+        [live, written]: [Quantization; 2],
+        bound: f64,
+        device: &B::Device,
+    ) -> Result<Result<Difference, TooLarge>, ExportError> {
+        let Self { source, opened, probe, memory } = *self;
+        // A file whose architecture has no windows in llama.cpp has a context that ends where they begin to matter.
+        let probe = &probe.within(opened.config().context_length());
+        let both_fit = match both_fit(opened.config(), [live.into(), written.into()], probe, memory) {
+            Ok(both_fit) => both_fit,
+            Err(too_large) => return Ok(Err(too_large)),
+        };
+        let reference = Reference::new(live_model::<B>(source, live, device)?, probe, both_fit);
+        let difference = reference.compare(probe, &load_f32::<B>(opened, written, device)?);
+        if difference.relative.is_nan() || difference.relative > bound {
+            return Err(VerifyError::Logits {
+                path: opened.path().to_owned(),
+                error: difference.relative,
+                bound,
+                largest: difference.largest,
+            }
+            .into());
+        }
+        Ok(Ok(difference))
+    }
 }
 
 /// The model with its adapter attached, not merged.
 pub(crate) fn live_model<B: KernelBackend>(
     source: ExportSource<'_>,
+    quantization: Quantization,
     device: &B::Device,
 ) -> Result<Decoder<B>, ExportError> {
-    let quantization = match source.base() {
-        MergeBase::Original => Quantization::None,
-        MergeBase::Dequantized(options) => Quantization::Nf4(options),
-    };
     let mut model = load_f32::<B>(source.checkpoint(), quantization, device)?;
     if let Some(adapter) = source.adapter() {
         model.attach_set(adapter, 0.0)?;

@@ -8,8 +8,9 @@ use std::path::Path;
 use burn::tensor::Tensor;
 use qlora_export::{
     ExportError, ExportSource, ExportedGguf, FloatType, GgufOptions, GgufType, ModelfileTemplate,
-    PeftAdapter, Probe, SafetensorsOptions, SaveMerged as _, Tolerance, VerifyError, export_gguf,
-    export_gguf_lora, export_ollama, export_safetensors, importance_matrix, verify,
+    PeftAdapter, Probe, SafetensorsOptions, SaveMerged as _, Tolerance, VerifyError, check_gguf_target,
+    check_ollama_target, export_gguf, export_gguf_lora, export_ollama, export_safetensors, importance_matrix,
+    verify,
 };
 use qlora_gguf::{GgmlType, Gguf};
 use qlora_kernels::{Flex, FlexDevice};
@@ -196,9 +197,12 @@ fn vectors_stay_f32_and_the_rest_is_rounded_once() {
         assert_eq!((verified.tokens, verified.tensors), (0, checkpoint.config().tensors().len()));
         assert!(verified.tensor_error > 0.0 && verified.tensor_error < dtype.tolerance().tensor);
         assert!(verified.logits.unwrap().relative < dtype.tolerance().logits);
-        let unlimited =
+        let limited =
             verify::<Flex>(source, &path, Tolerance::of_gguf(kind), &probe, 0, &FlexDevice).unwrap();
-        assert_eq!(unlimited.logits, None);
+        let too_large = limited.logits.unwrap_err();
+        assert!(
+            too_large.allowed == 0 && too_large.needed > 4 * checkpoint.config().parameter_count() as u64
+        );
     }
 }
 
@@ -457,6 +461,23 @@ fn too_little_disk_is_found_before_anything_is_written() {
     }
     let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["model"]);
+}
+
+#[test]
+fn a_taken_name_is_found_without_writing() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    qlora_testing::write_small_model(&model);
+    let checkpoint = Checkpoint::open(&model).unwrap();
+    let source = ExportSource::new(&checkpoint);
+    let new = folder.path().join("new/model.gguf");
+    check_gguf_target(source, GgufType::Q4KM, &new).unwrap();
+    check_ollama_target(source, GgufType::Q4KM, &new).unwrap();
+    assert!(!folder.path().join("new").exists());
+    let error = check_gguf_target(source, GgufType::F16, &model).unwrap_err();
+    assert!(matches!(&error, ExportError::Exists { path } if *path == model), "{error}");
+    let error = check_ollama_target(source, GgufType::F16, &model).unwrap_err();
+    assert!(matches!(&error, ExportError::NotEmpty { path } if *path == model), "{error}");
 }
 
 #[test]

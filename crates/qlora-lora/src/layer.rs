@@ -96,6 +96,16 @@ impl<B: Backend> AdaptedLinear<B> {
         self.observer = observer;
     }
 
+    /// Puts another frozen weight into the layer, in place of one that the update may be a part of. The adapter stays.
+    ///
+    /// # Panics
+    /// When it has another shape.
+    pub fn replace_weight(&mut self, weight: FrozenWeight<B>) {
+        assert_eq!(weight.shape(), self.weight.shape(), "shape of the weight");
+        self.weight = weight;
+        self.unmerged = None;
+    }
+
     /// Whether the update is part of the weight.
     #[must_use]
     pub fn is_merged(&self) -> bool {

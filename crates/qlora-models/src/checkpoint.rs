@@ -201,6 +201,12 @@ impl Checkpoint {
             .map_err(|source| ModelError::Quantize { path: self.path.clone(), name: name.to_owned(), source })
     }
 
+    /// Whether this weight is stored in NF4.
+    #[must_use]
+    pub fn has_in_nf4(&self, name: &str) -> bool {
+        matches!(&self.format, Format::Safetensors(files) if files.has_in_nf4(name))
+    }
+
     /// Whether linear layers are stored in NF4. Those that are in floats were left out on purpose
     /// (`llm_int8_skip_modules`).
     #[must_use]

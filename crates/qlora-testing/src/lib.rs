@@ -6,8 +6,11 @@
 //! `QLORA_REQUIRE_GOLDEN=1`, which the CI sets, turns that into a failure.
 
 pub mod mutations;
+mod small_model;
 
 use std::path::{Path, PathBuf};
+
+pub use small_model::write_small_model;
 
 /// A file or folder below the golden folder, or `None` (said on stderr) when it is absent.
 ///

@@ -1,5 +1,6 @@
 //! `qlora export`: a model, with or without an adapter in its weights, in another form.
 
+mod memory;
 mod outcome;
 mod verifying;
 
@@ -7,8 +8,9 @@ use std::collections::BTreeMap;
 
 use qlora_core::export::{
     Bnb4BitOptions, ExportSource, FloatType, GgufOptions, MergeBase, Modelfile, ModelfileTemplate,
-    PeftAdapter, Probe, SafetensorsOptions, Tolerance, export_bnb_4bit, export_gguf, export_gguf_lora,
-    export_ollama, export_peft, export_safetensors, importance_matrix, verify_bnb_4bit,
+    PeftAdapter, Probe, SafetensorsOptions, Tolerance, check_gguf_target, check_ollama_target,
+    export_bnb_4bit, export_gguf, export_gguf_lora, export_ollama, export_peft, export_safetensors,
+    importance_matrix, verify_bnb_4bit, verify_gguf_lora, verify_peft,
 };
 use qlora_core::files::atomic::write_file;
 use qlora_core::gguf::ImportanceMatrix;
@@ -17,8 +19,9 @@ use qlora_core::models::{Checkpoint, LoadOptions, Quantization};
 use qlora_core::quant::Nf4Options;
 use serde_json::json;
 
+use self::memory::free_memory;
 use self::outcome::{Outcome, with_bar};
-use self::verifying::{Verifying, read_text};
+use self::verifying::{Verifying, read_text, report, token_ids};
 use crate::arguments::{ComputeKind, ExportArguments, ExportForm, GlobalOptions, MergeBaseKind};
 use crate::backend::{OnBackend, on_backend};
 use crate::failure::Failure;
@@ -59,9 +62,11 @@ struct Export<'a> {
 impl OnBackend for Export<'_> {
     fn run<B: KernelBackend>(self, device: &B::Device) -> Result<(), Failure> {
         let Self { global, arguments } = self;
-        // The adapter first: it is small, and a mistake shows before the model is read.
+        // The adapter and texts first: they are small, and a mistake shows before the model is read.
         let adapter = arguments.adapter.as_ref().map(PeftAdapter::read).transpose()?;
         let set = adapter.as_ref().map(PeftAdapter::adapter_set);
+        let text = arguments.text.as_deref().map(read_text).transpose()?;
+        let calibration = arguments.imatrix_from.as_deref().map(read_text).transpose()?;
         let mut checkpoint = open_checkpoint(&arguments.model)?;
         let added = add_special_tokens(&mut checkpoint, &arguments.special_tokens)?;
         let checkpoint =
@@ -70,15 +75,16 @@ impl OnBackend for Export<'_> {
         if let Some(set) = &set {
             source = source.with_adapter(set)?;
         }
-        let importance = self.importance::<B>(source, device)?;
+        let verifying = self.verifying(&checkpoint, text.as_deref())?;
+        let importance = self.importance::<B>(source, calibration.as_deref(), device)?;
         let options = |file_type| GgufOptions { file_type, importance: importance.as_ref() };
         let mut outcome = match (arguments.to, &adapter) {
             (ExportForm::Peft, Some(adapter)) => self.peft(&checkpoint, adapter)?,
             (ExportForm::GgufLora, Some(_)) => self.gguf_lora(source)?,
-            (ExportForm::Bnb4Bit, _) => self.bnb_4bit(source)?,
-            (ExportForm::Gguf(kind), _) => self.gguf::<B>(source, options(kind), device)?,
-            (ExportForm::Ollama(kind), _) => self.ollama::<B>(source, options(kind), device)?,
-            _ => self.safetensors::<B>(source, device)?,
+            (ExportForm::Bnb4Bit, _) => self.bnb_4bit::<B>(source, &verifying, device)?,
+            (ExportForm::Gguf(kind), _) => self.gguf::<B>(source, options(kind), &verifying, device)?,
+            (ExportForm::Ollama(kind), _) => self.ollama::<B>(source, options(kind), &verifying, device)?,
+            _ => self.safetensors::<B>(source, &verifying, device)?,
         };
         if !added.is_empty() {
             let ids: Vec<String> = added.iter().map(|(token, id)| format!("{token} is {id}")).collect();
@@ -86,7 +92,8 @@ impl OnBackend for Export<'_> {
             outcome.value("special_tokens", json!(added));
         }
         if let (Some(_), Some(set)) = (arguments.merge_base, &set) {
-            self.verifying().merge_report::<B>(&checkpoint, set, self.nf4(), device, &mut outcome)?;
+            let weights = (self.nf4(), self.dtype());
+            verifying.merge_report::<B>(&checkpoint, set, weights, device, &mut outcome)?;
         }
         outcome.print(global)
     }
@@ -128,23 +135,29 @@ impl Export<'_> {
         (self.arguments.shard_size * 1e9) as u64
     }
 
-    fn verifying(&self) -> Verifying<'_> {
-        Verifying { text: self.arguments.text.as_deref(), skip: self.arguments.no_verify }
+    /// Models are compared to verify one that was written, and to report on `--merge-base`; the latter also without
+    /// verification if there is a text for it.
+    fn verifying(&self, checkpoint: &Checkpoint, text: Option<&str>) -> Result<Verifying, Failure> {
+        let ExportArguments { to, merge_base, no_verify, .. } = *self.arguments;
+        let writes_model = !matches!(to, ExportForm::Peft | ExportForm::GgufLora);
+        let reports = merge_base.is_some() && (!no_verify || text.is_some());
+        Verifying::new(checkpoint, text, (writes_model && !no_verify) || reports, !no_verify)
     }
 
     /// Read from a file or computed from a text, with the adapter in the model.
     fn importance<B: KernelBackend>(
         &self,
         source: ExportSource<'_>,
+        calibration: Option<&str>,
         device: &B::Device,
     ) -> Result<Option<ImportanceMatrix>, Failure> {
         let ExportArguments { imatrix, imatrix_from, imatrix_out, .. } = self.arguments;
         if let Some(path) = imatrix {
             return Ok(Some(ImportanceMatrix::open(path)?));
         }
-        let Some(path) = imatrix_from else { return Ok(None) };
-        let text = read_text(path)?;
-        let probe = Probe::of_text(source.checkpoint(), &text, CALIBRATION_ROW)?;
+        let (Some(path), Some(text)) = (imatrix_from, calibration) else { return Ok(None) };
+        self.check_target(source)?;
+        let probe = Probe::of_text(source.checkpoint(), text, CALIBRATION_ROW)?;
         let compute = Compute::fastest_on::<B>(device).0;
         let options = LoadOptions { quantization: Quantization::None, compute };
         let mut model = load_with_bar::<B>(source.checkpoint(), options, device)?;
@@ -158,6 +171,23 @@ impl Export<'_> {
         Ok(Some(matrix))
     }
 
+    /// Finds what would end the export, before the long computation that precedes it.
+    fn check_target(&self, source: ExportSource<'_>) -> Result<(), Failure> {
+        // Which formats tensors get depends on its presence alone.
+        let importance = Some(&ImportanceMatrix::default());
+        let out = &self.arguments.out;
+        match self.arguments.to {
+            ExportForm::Gguf(file_type) => {
+                check_gguf_target(source, GgufOptions { file_type, importance }, out)?;
+            }
+            ExportForm::Ollama(file_type) => {
+                check_ollama_target(source, GgufOptions { file_type, importance }, out)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
     fn peft(&self, checkpoint: &Checkpoint, adapter: &PeftAdapter) -> Result<Outcome, Failure> {
         let out = &self.arguments.out;
         let tokenizer = checkpoint.has_tokenizer().then(|| checkpoint.tokenizer()).transpose()?;
@@ -166,11 +196,10 @@ impl Export<'_> {
         outcome.value("layers", adapter.layers().len());
         outcome.value("tokenizer", tokenizer.is_some());
         if !self.arguments.no_verify {
-            if &PeftAdapter::read(out)? != adapter {
-                return Err(Failure::message(format!("{} was written, but reads otherwise", out.display())));
-            }
-            outcome.line("verified: the adapter reads back equal");
+            let tokens = verify_peft(adapter, tokenizer.as_ref(), out)?;
+            outcome.line(format!("verified: the adapter reads back equal{}", token_ids(tokens)));
             outcome.value("verified", true);
+            outcome.value("token_ids", tokens);
         }
         Ok(outcome)
     }
@@ -178,6 +207,7 @@ impl Export<'_> {
     fn safetensors<B: KernelBackend>(
         &self,
         source: ExportSource<'_>,
+        verifying: &Verifying,
         device: &B::Device,
     ) -> Result<Outcome, Failure> {
         let (out, dtype) = (&self.arguments.out, self.dtype());
@@ -185,20 +215,23 @@ impl Export<'_> {
         let exported = with_bar(out, |progress| export_safetensors(source, options, out, progress))?;
         let mut outcome = Outcome::checkpoint(out, source, exported, dtype.torch_name());
         outcome.value("dtype", dtype.torch_name());
-        self.verifying().checkpoint::<B>(source, out, dtype.tolerance(), device, &mut outcome)?;
+        verifying.checkpoint::<B>(source, out, dtype.tolerance(), device, &mut outcome)?;
         Ok(outcome)
     }
 
-    fn bnb_4bit(&self, source: ExportSource<'_>) -> Result<Outcome, Failure> {
+    fn bnb_4bit<B: KernelBackend>(
+        &self,
+        source: ExportSource<'_>,
+        verifying: &Verifying,
+        device: &B::Device,
+    ) -> Result<Outcome, Failure> {
         let out = &self.arguments.out;
         let options = Bnb4BitOptions { nf4: self.nf4(), dtype: self.dtype(), shard_size: self.shard_size() };
         let exported = with_bar(out, |progress| export_bnb_4bit(source, options, out, progress))?;
         let mut outcome = Outcome::checkpoint(out, source, exported, "NF4");
         outcome.value("dtype", self.dtype().torch_name());
-        if !self.arguments.no_verify {
-            let tensors = verify_bnb_4bit(source, options, out)?;
-            outcome.line(format!("verified: {tensors} tensors read back equal"));
-            outcome.value("verified", true);
+        if let Some(probe) = verifying.reopened_on() {
+            report(&verify_bnb_4bit::<B>(source, options, out, probe, free_memory(), device)?, &mut outcome);
         }
         Ok(outcome)
     }
@@ -207,12 +240,13 @@ impl Export<'_> {
         &self,
         source: ExportSource<'_>,
         options: GgufOptions<'_>,
+        verifying: &Verifying,
         device: &B::Device,
     ) -> Result<Outcome, Failure> {
         let (out, kind) = (&self.arguments.out, options.file_type);
         let exported = with_bar(out, |progress| export_gguf(source, options, out, progress))?;
         let mut outcome = Outcome::gguf(out, source, exported, kind);
-        self.verifying().checkpoint::<B>(source, out, Tolerance::of_gguf(kind), device, &mut outcome)?;
+        verifying.checkpoint::<B>(source, out, Tolerance::of_gguf(kind), device, &mut outcome)?;
         Ok(outcome)
     }
 
@@ -221,8 +255,8 @@ impl Export<'_> {
         let Some(adapter) = source.adapter() else {
             return Err(Failure::usage("give an adapter with --adapter DIR"));
         };
-        let exported =
-            export_gguf_lora(adapter, source.checkpoint().config(), Some(&self.arguments.model), out)?;
+        let config = source.checkpoint().config();
+        let exported = export_gguf_lora(adapter, config, Some(&self.arguments.model), out)?;
         let folded = match exported.folded {
             0 => String::new(),
             layers => format!(", the scale of {layers} layers folded into their B"),
@@ -236,6 +270,11 @@ impl Export<'_> {
         if source.checkpoint().given_chat_templates().is_some() {
             outcome.line("note: this form holds no chat template: give the adapter's to llama.cpp by --chat-template-file");
         }
+        if !self.arguments.no_verify {
+            let tensors = verify_gguf_lora(adapter, config, out)?;
+            outcome.line(format!("verified: {tensors} factors read back equal, scaled by alpha / rank"));
+            outcome.value("verified", true);
+        }
         Ok(outcome)
     }
 
@@ -243,6 +282,7 @@ impl Export<'_> {
         &self,
         source: ExportSource<'_>,
         options: GgufOptions<'_>,
+        verifying: &Verifying,
         device: &B::Device,
     ) -> Result<Outcome, Failure> {
         let (out, kind) = (&self.arguments.out, options.file_type);
@@ -261,7 +301,7 @@ impl Export<'_> {
         outcome.value("modelfile", json!(out.join("Modelfile")));
         outcome.value("template", template);
         outcome.line(format!("{}: {template}", out.join("Modelfile").display()));
-        self.verifying().checkpoint::<B>(source, &gguf, Tolerance::of_gguf(kind), device, &mut outcome)?;
+        verifying.checkpoint::<B>(source, &gguf, Tolerance::of_gguf(kind), device, &mut outcome)?;
         outcome.line(format!("next: cd {} && ollama create NAME", out.display()));
         Ok(outcome)
     }

@@ -1,12 +1,17 @@
 //! How far two models are apart.
 
+use qlora_kernels::KernelBackend;
+use qlora_models::{Decoder, Pass, TokenBatch};
+
 use super::Probe;
 
 /// The logits of one model against those of a reference, over the same tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Difference {
-    /// Tokens compared.
+    /// Tokens that both models read, all of the probe.
     pub tokens: usize,
+    /// Tokens whose logits were compared, the first: all where both models were in memory at once, else at most 512.
+    pub compared: usize,
     /// Root mean square of the differences of logits, as a part of the reference's standard deviation.
     pub relative: f64,
     /// The largest difference of a logit.
@@ -15,57 +20,89 @@ pub struct Difference {
     pub kl: f64,
     /// Part of the tokens after which both find the same next token most probable.
     pub same_top: f64,
-    /// Perplexity of the reference.
+    /// Perplexity of the reference, of all tokens.
     pub reference_perplexity: f64,
-    /// Perplexity of the model.
+    /// Perplexity of the model, of all tokens.
     pub perplexity: f64,
 }
 
 impl Difference {
-    /// Compares logits of all rows of a probe, `[tokens, vocabulary]` one after the other.
-    ///
-    /// # Panics
-    /// When they are not as long as the probe says.
+    /// Compares two models that are both in memory. The logits of one row of the probe are at a time.
     #[must_use]
-    pub fn new(probe: &Probe, reference: &[f32], model: &[f32]) -> Self {
-        let tokens: usize = probe.rows().iter().map(Vec::len).sum();
+    pub fn between<B: KernelBackend>(probe: &Probe, reference: &Decoder<B>, model: &Decoder<B>) -> Self {
+        let (mut sums, mut losses) = (Sums::default(), [0.0; 2]);
+        for row in probe.rows() {
+            let logits = [reference, model].map(|model| row_logits(model, row));
+            for (sum, logits) in losses.iter_mut().zip(&logits) {
+                *sum += loss(row, logits);
+            }
+            sums.add(&logits[0], &logits[1], model.config().vocab_size);
+        }
+        sums.difference(probe, losses)
+    }
+}
+
+/// The logits of a row, `[tokens, vocabulary]`.
+pub(super) fn row_logits<B: KernelBackend>(model: &Decoder<B>, row: &[u32]) -> Vec<f32> {
+    let hidden = model.hidden_states(TokenBatch { ids: row, lengths: &[row.len()] }, Pass::default());
+    model.logits(hidden).into_data().iter::<f32>().collect()
+}
+
+/// `Σ −ln p` of the tokens of a row, each after those before it.
+pub(super) fn loss(row: &[u32], logits: &[f32]) -> f64 {
+    let vocabulary = logits.len() / row.len();
+    let predictions = logits.chunks_exact(vocabulary).zip(&row[1..]);
+    predictions.map(|(logits, target)| normalizer(logits) - f64::from(logits[*target as usize])).sum()
+}
+
+/// What is added up over the tokens that are compared.
+#[derive(Default)]
+pub(super) struct Sums {
+    compared: usize,
+    squares: f64,
+    variance: f64,
+    largest: f32,
+    kl: f64,
+    same: usize,
+}
+
+impl Sums {
+    /// Adds tokens, `[tokens, vocabulary]` of each model.
+    pub(super) fn add(&mut self, reference: &[f32], model: &[f32], vocabulary: usize) {
         assert_eq!(reference.len(), model.len(), "logits of the same tokens");
-        let vocabulary = reference.len() / tokens;
-        let targets = probe.rows().iter().flat_map(|row| row[1..].iter().copied().map(Some).chain([None]));
-        let (mut squares, mut variance, mut largest, mut kl, mut same) = (0.0, 0.0, 0.0_f32, 0.0, 0);
-        let (mut losses, mut predicted) = ([0.0; 2], 0);
-        let rows = reference.chunks_exact(vocabulary).zip(model.chunks_exact(vocabulary));
-        for ((reference, model), target) in rows.zip(targets) {
+        for (reference, model) in reference.chunks_exact(vocabulary).zip(model.chunks_exact(vocabulary)) {
             let mean = mean(reference);
             // A constant added to all logits of a token changes nothing.
             let shift = self::mean(model) - mean;
-            for (a, b) in reference.iter().zip(model) {
-                let difference = f64::from(*b) - f64::from(*a) - shift;
-                squares += difference * difference;
-                variance += (f64::from(*a) - mean).powi(2);
-                largest = largest.max(difference.abs() as f32);
-            }
             let normal = [normalizer(reference), normalizer(model)];
             for (a, b) in reference.iter().zip(model) {
-                let (p, q) = (f64::from(*a) - normal[0], f64::from(*b) - normal[1]);
-                kl += p.exp() * (p - q);
+                let (a, b) = (f64::from(*a), f64::from(*b));
+                let difference = b - a - shift;
+                self.squares += difference * difference;
+                self.variance += (a - mean).powi(2);
+                self.largest = self.largest.max(difference.abs() as f32);
+                let (p, q) = (a - normal[0], b - normal[1]);
+                self.kl += p.exp() * (p - q);
             }
-            same += usize::from(top(reference) == top(model));
-            if let Some(target) = target {
-                losses[0] += normal[0] - f64::from(reference[target as usize]);
-                losses[1] += normal[1] - f64::from(model[target as usize]);
-                predicted += 1;
-            }
+            self.same += usize::from(top(reference) == top(model));
+            self.compared += 1;
         }
-        let perplexity = |loss: f64| (loss / f64::from(predicted.max(1))).exp();
-        Self {
-            tokens,
+    }
+
+    /// With the losses of the reference and of the model over all tokens.
+    pub(super) fn difference(self, probe: &Probe, losses: [f64; 2]) -> Difference {
+        let Self { compared, squares, variance, largest, kl, same } = self;
+        let predicted = probe.tokens() - probe.rows().len();
+        let [reference_perplexity, perplexity] = losses.map(|loss| (loss / predicted.max(1) as f64).exp());
+        Difference {
+            tokens: probe.tokens(),
+            compared,
             relative: if squares == 0.0 { 0.0 } else { (squares / variance).sqrt() },
             largest,
-            kl: kl / tokens as f64,
-            same_top: same as f64 / tokens as f64,
-            reference_perplexity: perplexity(losses[0]),
-            perplexity: perplexity(losses[1]),
+            kl: kl / compared as f64,
+            same_top: same as f64 / compared as f64,
+            reference_perplexity,
+            perplexity,
         }
     }
 }
@@ -88,16 +125,23 @@ fn top(logits: &[f32]) -> usize {
 mod tests {
     use super::*;
 
+    fn difference(probe: &Probe, reference: &[f32], model: &[f32]) -> Difference {
+        let mut sums = Sums::default();
+        sums.add(reference, model, reference.len() / probe.tokens());
+        sums.difference(probe, [reference, model].map(|logits| loss(&probe.rows()[0], logits)))
+    }
+
     #[test]
     fn two_tokens_by_hand() {
         let probe = Probe::from_rows(vec![vec![0, 1]]);
         let reference = [1.0, 0.0, 0.0, 3.0];
-        let equal = Difference::new(&probe, &reference, &reference.map(|logit| logit + 5.0));
+        let equal = difference(&probe, &reference, &reference.map(|logit| logit + 5.0));
         assert!(equal.relative < 1e-7 && equal.kl.abs() < 1e-7 && equal.same_top == 1.0);
+        assert_eq!((equal.tokens, equal.compared), (2, 2));
         let e = std::f64::consts::E;
         // The second token is predicted with probability 1 / (1 + e).
         assert!((equal.perplexity - (1.0 + e)).abs() < 1e-9);
-        let swapped = Difference::new(&probe, &reference, &[0.0, 1.0, 0.0, 3.0]);
+        let swapped = difference(&probe, &reference, &[0.0, 1.0, 0.0, 3.0]);
         assert_eq!((swapped.same_top, swapped.largest), (0.5, 1.0));
         // KL between (p, 1 − p) and (1 − p, p) with p = e / (1 + e) is 2p − 1, over two tokens.
         let p = e / (1.0 + e);

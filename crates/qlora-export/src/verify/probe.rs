@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use qlora_kernels::KernelBackend;
-use qlora_models::{Checkpoint, Decoder, Pass, TokenBatch};
+use qlora_models::Checkpoint;
 use qlora_text::{Error, Message, RenderInput, Tokenizer};
 
 use super::VerifyError;
@@ -42,21 +41,22 @@ impl Probe {
                 |row: u32| (0..length).map(|i| (i * i * 31 + i * 7 + row * 13 + 1) % vocabulary).collect();
             return Ok(Self { rows: (0..3).map(row).collect() });
         }
-        let tokenizer = checkpoint.tokenizer()?;
-        let rows = TEXTS.iter().map(|text| Self::row(checkpoint, &tokenizer, text));
-        Ok(Self { rows: rows.collect::<Result<_, _>>()? })
+        let (tokenizer, context) = (checkpoint.tokenizer()?, checkpoint.config().max_position_embeddings);
+        let mut rows = Vec::new();
+        for text in TEXTS {
+            rows.extend(rows_of(&tokenizer, text, context)?);
+        }
+        Ok(Self { rows })
     }
 
-    /// A text in the tokens of a checkpoint, cut into rows of at most `length`.
+    /// All of a text in the tokens of a checkpoint, in rows of at most `length`, or of the context if that is less.
     ///
     /// # Errors
     /// When there is no tokenizer, or the text gives no two tokens.
     pub fn of_text(checkpoint: &Checkpoint, text: &str, length: usize) -> Result<Self, ExportError> {
-        let ids = Self::row(checkpoint, &checkpoint.tokenizer()?, text)?;
-        let length = length.clamp(2, checkpoint.config().max_position_embeddings);
-        let rows: Vec<Vec<u32>> =
-            ids.chunks(length).filter(|row| row.len() > 1).map(<[u32]>::to_vec).collect();
-        if rows.is_empty() {
+        let length = length.min(checkpoint.config().max_position_embeddings);
+        let rows = rows_of(&checkpoint.tokenizer()?, text, length)?;
+        if rows.iter().all(|row| row.len() < 2) {
             return Err(ExportError::Inexpressible {
                 path: checkpoint.path().to_owned(),
                 what: "a text of less than two tokens".to_owned(),
@@ -73,19 +73,10 @@ impl Probe {
         Self { rows }
     }
 
-    fn row(checkpoint: &Checkpoint, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, Error> {
-        let mut ids = tokenizer.encode(text)?;
-        if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.adds_bos()) {
-            ids.insert(0, bos);
-        }
-        ids.truncate(checkpoint.config().max_position_embeddings);
-        Ok(ids)
-    }
-
-    /// The beginning of each row, of at most `length` tokens.
+    /// The same tokens in rows of at most `length`.
     #[must_use]
     pub(super) fn within(&self, length: usize) -> Self {
-        Self { rows: self.rows.iter().map(|row| row[..row.len().min(length)].to_vec()).collect() }
+        Self { rows: self.rows.iter().flat_map(|row| row.chunks(length)).map(<[u32]>::to_vec).collect() }
     }
 
     /// The rows.
@@ -94,35 +85,31 @@ impl Probe {
         &self.rows
     }
 
-    /// The logits of all rows, one after the other.
+    /// Tokens of all rows.
     #[must_use]
-    pub fn logits<B: KernelBackend>(&self, model: &Decoder<B>) -> Vec<f32> {
-        let mut logits = Vec::new();
-        for row in &self.rows {
-            let hidden = model.hidden_states(TokenBatch { ids: row, lengths: &[row.len()] }, Pass::default());
-            logits.extend(model.logits(hidden).into_data().iter::<f32>());
-        }
-        logits
+    pub fn tokens(&self) -> usize {
+        self.rows.iter().map(Vec::len).sum()
     }
 }
 
-/// Compares the token ids of texts and of conversations; returns how many were equal.
+/// All tokens of a text, in rows that each begin as a text does.
+fn rows_of(tokenizer: &Tokenizer, text: &str, length: usize) -> Result<Vec<Vec<u32>>, Error> {
+    let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+    let own = length.max(2) - usize::from(bos.is_some());
+    let ids = tokenizer.encode(text)?;
+    Ok(ids.chunks(own).map(|row| bos.iter().chain(row).copied().collect()).collect())
+}
+
+/// Compares the token ids of texts and of conversations; returns how many were equal. `path` is what was written.
 pub(super) fn compare_tokens(
-    source: &Checkpoint,
-    written: &Checkpoint,
+    expected: &Tokenizer,
+    found: &Tokenizer,
     path: &Path,
 ) -> Result<usize, ExportError> {
-    if !source.has_tokenizer() {
-        return Ok(0);
-    }
-    let unreadable =
-        |source: ExportError| VerifyError::Unreadable { path: path.to_owned(), source: source.into() };
-    let (expected, found) =
-        (source.tokenizer()?, written.tokenizer().map_err(|error| unreadable(error.into()))?);
     let mut texts: Vec<String> = TEXTS.map(str::to_owned).to_vec();
     if expected.chat_template_source().is_some() {
         let template = expected.chat_template()?;
-        let written = found.chat_template().map_err(|error| unreadable(error.into()))?;
+        let written = found.chat_template().map_err(|error| VerifyError::unreadable(path, error))?;
         for messages in conversations() {
             let input =
                 RenderInput { messages: &messages, add_generation_prompt: true, ..RenderInput::default() };

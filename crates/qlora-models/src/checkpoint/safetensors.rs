@@ -159,10 +159,10 @@ impl Tensors {
         name: &str,
         shape: &[usize],
     ) -> Result<Option<Nf4Tensor>, ModelError> {
-        let name = renamed(self.prefix, name);
-        if !bnb::is_nf4(&name, |name| self.files.contains(name)) {
+        if !self.has_in_nf4(name) {
             return Ok(None);
         }
+        let name = renamed(self.prefix, name);
         let weight = bnb::from_tensors(&name, |name| {
             let tensor = self.files.tensor(name).ok()?;
             let dtype = BnbDtype::from_name(&format!("{:?}", tensor.dtype()))?;
@@ -172,6 +172,10 @@ impl Tensors {
             weight.map_err(|source| ModelError::Bnb { path: path.to_owned(), source: Box::new(source) })?;
         check_shape(path, &name, weight.shape(), shape)?;
         Ok(Some(weight))
+    }
+
+    pub(super) fn has_in_nf4(&self, name: &str) -> bool {
+        bnb::is_nf4(&renamed(self.prefix, name), |name| self.files.contains(name))
     }
 
     pub(super) fn is_quantized(&self) -> bool {

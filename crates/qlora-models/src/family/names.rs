@@ -70,13 +70,10 @@ pub(super) fn gguf_name(norms: &[NamePair], name: &str) -> Option<GgufName> {
 }
 
 impl Family {
-    /// Brings what GGUF files hold for the tensor that Hugging Face checkpoints call `name` to what those hold.
-    pub(crate) fn values_from_gguf(
-        self,
-        name: &str,
-        mut values: Vec<f32>,
-        config: &DecoderConfig,
-    ) -> Vec<f32> {
+    /// Brings what GGUF files hold for the tensor that Hugging Face checkpoints call `name`, or for a factor B
+    /// `[out, rank]` that is added to it, to what those hold.
+    #[must_use]
+    pub fn values_from_gguf(self, name: &str, mut values: Vec<f32>, config: &DecoderConfig) -> Vec<f32> {
         let spec = self.spec();
         if spec.gguf_norms_have_one && name.ends_with("norm.weight") {
             values.iter_mut().for_each(|value| *value -= 1.0);

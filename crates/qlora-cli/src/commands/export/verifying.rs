@@ -2,12 +2,16 @@
 
 use std::path::Path;
 
-use qlora_core::export::{Difference, ExportSource, MergeReport, Probe, Tolerance, verify};
+use qlora_core::export::{
+    Difference, ExportSource, FloatType, MergeReport, MergedLayer, MergedLogits, Probe, Tolerance,
+    Verification, verify,
+};
 use qlora_core::kernels::KernelBackend;
 use qlora_core::models::{AdapterSet, Checkpoint};
 use qlora_core::quant::Nf4Options;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use super::memory::free_memory;
 use super::outcome::Outcome;
 use crate::failure::Failure;
 
@@ -17,15 +21,32 @@ const ROW: usize = 256;
 const WORST: usize = 5;
 
 /// How is compared.
-pub(super) struct Verifying<'a> {
-    pub(super) text: Option<&'a Path>,
-    pub(super) skip: bool,
+pub(super) struct Verifying {
+    /// What models are compared on. `None`: they are not.
+    pub(super) probe: Option<Probe>,
+    /// Whether what was written is opened again.
+    pub(super) reopens: bool,
 }
 
-impl Verifying<'_> {
-    fn probe(&self, checkpoint: &Checkpoint) -> Result<Probe, Failure> {
-        let Some(path) = self.text else { return Ok(Probe::of_checkpoint(checkpoint)?) };
-        Ok(Probe::of_text(checkpoint, &read_text(path)?, ROW)?)
+impl Verifying {
+    /// Makes the probe, of a text or of the built-in sentences, before anything is written.
+    pub(super) fn new(
+        checkpoint: &Checkpoint,
+        text: Option<&str>,
+        compares_models: bool,
+        reopens: bool,
+    ) -> Result<Self, Failure> {
+        let probe = match text {
+            _ if !compares_models => None,
+            Some(text) => Some(Probe::of_text(checkpoint, text, ROW)?),
+            None => Some(Probe::of_checkpoint(checkpoint)?),
+        };
+        Ok(Self { probe, reopens })
+    }
+
+    /// What is opened again, and compared on these tokens.
+    pub(super) fn reopened_on(&self) -> Option<&Probe> {
+        self.probe.as_ref().filter(|_| self.reopens)
     }
 
     /// Opens a checkpoint that was written and compares it with its source.
@@ -37,28 +58,9 @@ impl Verifying<'_> {
         device: &B::Device,
         outcome: &mut Outcome,
     ) -> Result<(), Failure> {
-        if self.skip {
-            return Ok(());
-        }
-        let probe = self.probe(source.checkpoint())?;
-        let verified = verify::<B>(source, written, tolerance, &probe, available_memory(), device)?;
-        let tokens = match verified.tokens {
-            0 => String::new(),
-            tokens => format!(", {tokens} token ids"),
-        };
-        let (tensors, error) = (verified.tensors, verified.tensor_error);
-        outcome.line(format!("verified: {tensors} tensors (largest error {error:.1e}){tokens}"));
-        outcome.value("verified", true);
-        outcome.value("tensor_error", error);
-        outcome.value("token_ids", verified.tokens);
-        match verified.logits {
-            Some(difference) => {
-                outcome.line(format!("against the live model: {}", describe(&difference)));
-                outcome.value("logits", to_json(&difference));
-            }
-            None => {
-                outcome.line("note: the logits were not compared, the model is larger than the free memory")
-            }
+        if let Some(probe) = self.reopened_on() {
+            let verified = verify::<B>(source, written, tolerance, probe, free_memory(), device)?;
+            report(&verified, outcome);
         }
         Ok(())
     }
@@ -68,23 +70,59 @@ impl Verifying<'_> {
         &self,
         checkpoint: &Checkpoint,
         adapter: &AdapterSet,
-        options: Nf4Options,
+        (options, dtype): (Nf4Options, FloatType),
         device: &B::Device,
         outcome: &mut Outcome,
     ) -> Result<(), Failure> {
-        let probe = self.probe(checkpoint)?;
-        let report = MergeReport::new::<B>(checkpoint, adapter, options, &probe, device)?;
-        let layers: Vec<String> =
-            report.worst(WORST).iter().map(|(path, error)| format!("{path} {error:.3}")).collect();
-        outcome.line("the adapter on NF4 weights, as in training, against its merges:");
-        outcome.line(format!("  original: {}", describe(&report.original)));
-        outcome.line(format!("    weights differ most in {}", layers.join(", ")));
-        outcome.line("  dequantized: the same weights, rounded to the type that was written");
-        let layers: serde_json::Map<String, Value> =
-            report.layers.iter().map(|(path, error)| (path.clone(), json!(error))).collect();
-        outcome.value("merge_original", json!({"logits": to_json(&report.original), "layers": layers}));
+        let Some(probe) = &self.probe else { return Ok(()) };
+        let report =
+            MergeReport::new::<B>(checkpoint, adapter, options, dtype, probe, free_memory(), device)?;
+        outcome.line(format!(
+            "the adapter on NF4 weights, as in training, against its merges in {}:",
+            dtype.torch_name()
+        ));
+        let logits = report.logits.as_ref().ok();
+        if let Some(MergedLogits { original, dequantized }) = logits {
+            outcome.line(format!("  original: {}", describe(original)));
+            outcome.line(format!("  dequantized: {}", describe(dequantized)));
+        }
+        for MergedLayer { path, original, dequantized } in report.worst(WORST) {
+            outcome.line(format!("  {path}: off by {original:.4} original, {dequantized:.4} dequantized"));
+        }
+        if let Err(too_large) = report.logits {
+            outcome.line(format!("note: {too_large}: these logits were not compared"));
+        }
+        let merge = |logits: Option<&Difference>, error: fn(&MergedLayer) -> f64| {
+            let layers = report.layers.iter().map(|layer| (layer.path.clone(), json!(error(layer))));
+            json!({"logits": logits.map(to_json), "layers": layers.collect::<Map<String, Value>>()})
+        };
+        let original = merge(logits.map(|logits| &logits.original), |layer| layer.original);
+        let dequantized = merge(logits.map(|logits| &logits.dequantized), |layer| layer.dequantized);
+        outcome.value("merge_original", original);
+        outcome.value("merge_dequantized", dequantized);
         Ok(())
     }
+}
+
+/// Says what was found equal.
+pub(super) fn report(verified: &Verification, outcome: &mut Outcome) {
+    let Verification { tensors, tensor_error: error, tokens, logits } = verified;
+    outcome.line(format!("verified: {tensors} tensors (largest error {error:.1e}){}", token_ids(*tokens)));
+    outcome.value("verified", true);
+    outcome.value("tensor_error", *error);
+    outcome.value("token_ids", *tokens);
+    match logits {
+        Ok(difference) => {
+            outcome.line(format!("against the live model: {}", describe(difference)));
+            outcome.value("logits", to_json(difference));
+        }
+        Err(too_large) => outcome.line(format!("note: {too_large}: the logits were not compared")),
+    }
+}
+
+/// `, 300 token ids`, or nothing.
+pub(super) fn token_ids(count: usize) -> String {
+    if count == 0 { String::new() } else { format!(", {count} token ids") }
 }
 
 pub(super) fn read_text(path: &Path) -> Result<String, Failure> {
@@ -93,10 +131,16 @@ pub(super) fn read_text(path: &Path) -> Result<String, Failure> {
 }
 
 fn describe(difference: &Difference) -> String {
-    let Difference { tokens, largest, kl, same_top, reference_perplexity, perplexity, .. } = difference;
+    let Difference { tokens, compared, largest, kl, same_top, reference_perplexity, perplexity, .. } =
+        difference;
+    let part = if compared < tokens {
+        format!("; the perplexity is of all {tokens} tokens, as two models do not fit into memory at once")
+    } else {
+        String::new()
+    };
     format!(
         "KL {kl:.2e} nats, perplexity {perplexity:.4} (live {reference_perplexity:.4}), same next token after \
-         {:.1} % of {tokens} tokens, logits off by at most {largest:.3}",
+         {:.1} % of {compared} tokens, logits off by at most {largest:.3}{part}",
         same_top * 100.0
     )
 }
@@ -104,6 +148,7 @@ fn describe(difference: &Difference) -> String {
 fn to_json(difference: &Difference) -> Value {
     json!({
         "tokens": difference.tokens,
+        "compared": difference.compared,
         "relative": difference.relative,
         "largest": difference.largest,
         "kl": difference.kl,
@@ -111,13 +156,4 @@ fn to_json(difference: &Difference) -> Value {
         "perplexity": difference.perplexity,
         "live_perplexity": difference.reference_perplexity,
     })
-}
-
-/// Bytes that a model may take; no limit where the system does not say.
-fn available_memory() -> u64 {
-    let line = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
-    });
-    line.map_or(u64::MAX, |kilobytes| kilobytes.saturating_mul(1024))
 }
