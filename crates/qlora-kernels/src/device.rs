@@ -7,6 +7,7 @@
 mod cuda;
 mod dispatch;
 mod error;
+mod failure;
 mod memory;
 #[cfg(feature = "wgpu")]
 mod wgpu;
@@ -15,6 +16,7 @@ mod wgpu;
 pub use cuda::cuda;
 pub use dispatch::{OnDevice, on_device};
 pub use error::DeviceError;
+pub use failure::end_on_failure;
 pub use memory::{ActivationSizes, DeviceMemory, enter, explain_panic, persistent};
 #[cfg(feature = "wgpu")]
 pub use wgpu::{GraphicsApi, wgpu};

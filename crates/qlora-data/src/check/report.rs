@@ -304,7 +304,7 @@ impl SetReport {
         if let Some(RunEstimate { steps, epochs, tokens, seconds }) = self.run {
             let (steps, run_tokens) = (grouped(steps as usize), grouped(tokens as usize));
             numbers
-                .push(("a run", format!("{steps} steps, {} epochs, {run_tokens} tokens", rounded(epochs))));
+                .push(("a run", format!("{steps} steps, {}, {run_tokens} tokens", counted_epochs(epochs))));
             numbers.push(("its time", time(tokens, seconds)));
         }
         if let Some(PackedRows { budget, packs, efficiency, padded_efficiency }) = self.packed {
@@ -361,9 +361,10 @@ fn one_line(text: &str) -> String {
 }
 
 /// At most two digits after the point.
-fn rounded(number: f64) -> String {
+fn counted_epochs(number: f64) -> String {
     let text = format!("{number:.2}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    format!("{text} {}", if text == "1" { "epoch" } else { "epochs" })
 }
 
 /// How long training takes, in words. Nothing is guessed: a speed is measured, or there is no time.
@@ -413,7 +414,7 @@ mod tests {
         assert!(time(100, Some(600.0)).starts_with("about 10 min at 0 tokens"));
         assert!(time(36_000_000, Some(7500.0)).starts_with("about 2 h 5 min at 4 800 tokens"));
         assert!(time(100, None).contains("--tokens-per-second"));
-        assert_eq!([rounded(1.0), rounded(2.5), rounded(0.333)], ["1", "2.5", "0.33"]);
+        assert_eq!([1.0, 2.5, 0.333].map(counted_epochs), ["1 epoch", "2.5 epochs", "0.33 epochs"]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub trait OnDevice {
 }
 
 /// Runs `work` on the backend `cpu`, `cuda`, `vulkan`, `metal` or `webgpu`, on its device of that number or on the
-/// best one.
+/// best one. On a GPU a panic ends the program from here on ([`end_on_failure`](super::end_on_failure)).
 ///
 /// # Errors
 /// When there is no such backend in this build, or the device or something that it needs is missing.
@@ -31,6 +31,7 @@ pub fn on_device<W: OnDevice>(
         #[cfg(feature = "cuda")]
         "cuda" => {
             let (device, info) = super::cuda(index.unwrap_or(0))?;
+            super::end_on_failure();
             Ok(work.run::<crate::Cuda>(&device, &info))
         }
         #[cfg(feature = "wgpu")]
@@ -41,6 +42,7 @@ pub fn on_device<W: OnDevice>(
                 _ => super::GraphicsApi::WebGpu,
             };
             let (device, info) = super::wgpu(api, index)?;
+            super::end_on_failure();
             Ok(work.run::<crate::Wgpu>(&device, &info))
         }
         other => {
