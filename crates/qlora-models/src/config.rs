@@ -223,9 +223,16 @@ impl DecoderConfig {
 
     /// The longest context that the model computes sensibly: [`max_position_embeddings`](Self::max_position_embeddings),
     /// or what rotary scaling makes of it.
+    ///
+    /// Linear scaling multiplies it, as in vLLM: transformers asks that configurations leave it as it was in training.
+    /// Those of Gemma 3 do not.
     #[must_use]
     pub fn context_length(&self) -> usize {
-        self.max_position_embeddings.max(self.rope_scaling.context_length(self.max_position_embeddings))
+        let trained = self.max_position_embeddings;
+        if self.family == Family::Gemma3 {
+            return trained;
+        }
+        trained.max(self.rope_scaling.context_length(trained))
     }
 
     /// The metadata of a GGUF file of this model, `general.architecture` and the keys below it. The divisors of
@@ -315,5 +322,27 @@ impl DecoderConfig {
             return Err(("sliding_window", "is 0: expected at least 1".to_owned()));
         }
         self.rope_scaling.validate(self.rotated())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_context_is_what_rotary_scaling_makes_of_it() {
+        let original = 4096;
+        let config = |family, rope_scaling| DecoderConfig {
+            family,
+            rope_scaling,
+            max_position_embeddings: original,
+            ..DecoderConfig::default()
+        };
+        let reached = |family, scaling| config(family, scaling).context_length();
+        assert_eq!(reached(Family::Llama, RopeScaling::None), original);
+        assert_eq!(reached(Family::Llama, RopeScaling::Linear { factor: 4.0 }), 4 * original);
+        assert_eq!(reached(Family::Gemma3, RopeScaling::Linear { factor: 4.0 }), original);
+        let dynamic = RopeScaling::Dynamic { factor: 2.0, original_max_position_embeddings: original };
+        assert_eq!(reached(Family::Qwen2, dynamic), 2 * original);
     }
 }

@@ -106,7 +106,8 @@ impl RopeScaling {
     pub(crate) fn context_length(&self, trained: usize) -> usize {
         let scaled = |original: usize, factor: f64| (original as f64 * factor) as usize;
         match self {
-            Self::None | Self::LongRope { .. } | Self::Divisors(_) | Self::Linear { .. } => trained,
+            Self::None | Self::LongRope { .. } | Self::Divisors(_) => trained,
+            Self::Linear { factor } => scaled(trained, *factor),
             Self::Dynamic { factor, original_max_position_embeddings: original }
             | Self::Llama3 { factor, original_max_position_embeddings: original, .. }
             | Self::Yarn { factor, original_max_position_embeddings: original, .. } => {
