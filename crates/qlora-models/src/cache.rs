@@ -11,8 +11,8 @@ use qlora_kernels::{
 };
 
 use self::pages::{Page, PagePool, Parent};
-use crate::DecoderConfig;
 use crate::layer::RopeTable;
+use crate::{DecoderConfig, RopeScaling};
 
 /// Tokens of a page.
 pub(crate) const PAGE_SIZE: usize = 16;
@@ -26,6 +26,8 @@ pub struct KvCache<B: Backend> {
     /// Rows that forked sequences lack, from and to.
     copies: Vec<(u32, u32)>,
     pass: Option<CachePass<B>>,
+    /// Decides whose keys are alike.
+    scaling: RopeScaling,
     device: B::Device,
 }
 
@@ -41,6 +43,9 @@ struct Sequence {
     pages: Vec<Page>,
     /// Tokens whose keys are in the pages.
     length: usize,
+    /// How its first tokens were rotated, and how many were so: the keys of those that follow are nobody else's.
+    regime: usize,
+    alike: usize,
     /// How many pages, from the first, can be found by their tokens, and the content of the last of these.
     registered: (usize, Parent),
 }
@@ -89,6 +94,7 @@ impl<B: KernelBackend> KvCache<B> {
             sequences: Vec::new(),
             copies: Vec::new(),
             pass: None,
+            scaling: config.rope_scaling.clone(),
             device: device.clone(),
         }
     }
@@ -106,9 +112,16 @@ impl<B: KernelBackend> KvCache<B> {
     }
 
     /// A sequence with room for `tokens` tokens, which begins with `prompt`: earlier sequences' keys of its first tokens
-    /// are shared, all but that of the last one. `None` where there are not enough pages.
-    pub(crate) fn admit(&mut self, prompt: &[u32], tokens: usize, adapters: bool) -> Option<Admitted> {
-        let mut parent = Parent::Start { adapters };
+    /// are shared, all but that of the last one, if they had the same adapters and are rotated as the prompt is. `None`
+    /// where there are not enough pages.
+    pub(crate) fn admit(
+        &mut self,
+        prompt: &[u32],
+        tokens: usize,
+        adapter: Option<usize>,
+    ) -> Option<Admitted> {
+        let regime = self.scaling.regime(prompt.len());
+        let mut parent = Parent::Start { adapter, regime };
         let mut shared: Vec<Page> = Vec::new();
         // The last token has to be computed: its hidden state chooses the next one.
         for chunk in prompt[..prompt.len().saturating_sub(1)].chunks_exact(PAGE_SIZE) {
@@ -125,7 +138,7 @@ impl<B: KernelBackend> KvCache<B> {
         let known = shared.len() * PAGE_SIZE;
         let registered = (shared.len(), parent);
         let pages = [shared, rest].concat();
-        let sequence = self.place(Sequence { pages, length: known, registered });
+        let sequence = self.place(Sequence { pages, length: known, regime, alike: known, registered });
         Some(Admitted { sequence, known })
     }
 
@@ -136,7 +149,7 @@ impl<B: KernelBackend> KvCache<B> {
         let full = length / PAGE_SIZE;
         let own = self.pool.take(pages_for(tokens).saturating_sub(full))?;
         let original = self.sequences[sequence].as_ref()?;
-        let registered = original.registered;
+        let Sequence { regime, registered, .. } = *original;
         assert!(registered.0 <= full, "forked where it was not yet registered");
         let shared = original.pages[..full].to_vec();
         let row = |page: Page, token: usize| page * PAGE_SIZE as u32 + (token % PAGE_SIZE) as u32;
@@ -146,7 +159,7 @@ impl<B: KernelBackend> KvCache<B> {
         }
         shared.iter().for_each(|page| self.pool.hold(*page));
         let pages = [shared, own].concat();
-        Some(self.place(Sequence { pages, length, registered }))
+        Some(self.place(Sequence { pages, length, regime, alike: length, registered }))
     }
 
     fn place(&mut self, sequence: Sequence) -> usize {
@@ -167,7 +180,8 @@ impl<B: KernelBackend> KvCache<B> {
     pub(crate) fn register(&mut self, sequence: usize, tokens: &[u32]) {
         let Some(held) = &mut self.sequences[sequence] else { return };
         let (mut count, mut parent) = held.registered;
-        for chunk in tokens.chunks_exact(PAGE_SIZE).skip(count) {
+        let alike = &tokens[..held.alike.min(tokens.len())];
+        for chunk in alike.chunks_exact(PAGE_SIZE).skip(count) {
             parent = Parent::Page(self.pool.register(held.pages[count], parent, chunk));
             count += 1;
         }
@@ -211,6 +225,9 @@ impl<B: KernelBackend> KvCache<B> {
                 visible.extend((0..k_len).map(|token| row(&held.pages, token)));
             }
             held.length = k_len;
+            if held.alike == old && self.scaling.regime(k_len) == held.regime {
+                held.alike = k_len;
+            }
             q_start += new;
         }
         let seen = if decoding {
@@ -314,5 +331,56 @@ impl<B: Backend> LayerCache<B> {
 
     fn put(&mut self, (keys, values): (Tensor<B, 2>, Tensor<B, 2>)) {
         (self.keys, self.values) = (Some(keys), Some(values));
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use qlora_kernels::{Flex, FlexDevice};
+
+    use super::*;
+
+    fn cache(rope_scaling: RopeScaling) -> KvCache<Flex> {
+        let config =
+            DecoderConfig { layers: 1, kv_heads: 1, head_dim: 2, rope_scaling, ..DecoderConfig::default() };
+        KvCache::new(&config, 32, DType::F32, &FlexDevice)
+    }
+
+    /// Serves a prompt and as many more tokens, one at a time. How many of the prompt were known.
+    fn serve(cache: &mut KvCache<Flex>, prompt: usize, more: usize) -> usize {
+        let tokens: Vec<u32> = (0..(prompt + more) as u32).collect();
+        let Admitted { sequence, known } = cache.admit(&tokens[..prompt], tokens.len(), None).unwrap();
+        cache.begin_pass(&[sequence], &[prompt - known]);
+        (0..more).for_each(|_| drop(cache.begin_pass(&[sequence], &[1])));
+        cache.register(sequence, &tokens);
+        cache.release(sequence);
+        known
+    }
+
+    #[test]
+    fn pages_are_found_by_sequences_that_are_rotated_alike() {
+        let mut plain = cache(RopeScaling::None);
+        assert_eq!(serve(&mut plain, 40, 60), 0);
+        assert_eq!(serve(&mut plain, 100, 0), 96);
+
+        let original_max_position_embeddings = 64;
+        let mut long = cache(RopeScaling::LongRope {
+            short_factor: vec![1.0],
+            long_factor: vec![2.0],
+            original_max_position_embeddings,
+            attention_factor: 1.0,
+        });
+        assert_eq!(serve(&mut long, 100, 20), 0);
+        assert_eq!(serve(&mut long, 40, 0), 0);
+        assert_eq!(serve(&mut long, 64, 0), 32, "those of the short one");
+        assert_eq!(serve(&mut long, 65, 0), 64, "those of the long one");
+        assert_eq!(serve(&mut long, 130, 0), 112);
+
+        let mut dynamic = cache(RopeScaling::Dynamic { factor: 2.0, original_max_position_embeddings });
+        assert_eq!(serve(&mut dynamic, 40, 60), 0);
+        assert_eq!(serve(&mut dynamic, 64, 0), 48);
+        assert_eq!(serve(&mut dynamic, 100, 10), 0);
+        assert_eq!(serve(&mut dynamic, 100, 0), 96, "of the same length");
+        assert_eq!(serve(&mut dynamic, 110, 0), 0);
     }
 }

@@ -95,7 +95,7 @@ pub enum ModelError {
     ContextTooLong {
         /// Tokens asked for, prompt and completion.
         tokens: usize,
-        /// `max_position_embeddings`.
+        /// What the model reaches, rotary scaling included.
         limit: usize,
     },
     /// A prompt without a token.
@@ -103,6 +103,14 @@ pub enum ModelError {
     EmptyPrompt {
         /// Which prompt.
         index: usize,
+    },
+    /// A request for adapters that the generator does not hold.
+    #[error("adapter {adapter} is unknown: the generator holds {held}, counted from 0; add it first")]
+    UnknownAdapter {
+        /// The number asked for.
+        adapter: usize,
+        /// Sets of adapters held.
+        held: usize,
     },
     /// A token that the model does not know.
     #[error(

@@ -23,7 +23,7 @@ pub struct GenerateOptions {
     /// Whether adapters take part.
     pub pass: Pass,
     /// Sequences that are decoded together, at most; others wait until one ends. Which ones are does not change what
-    /// is drawn.
+    /// is drawn. At least one is.
     pub max_sequences: usize,
 }
 
@@ -109,7 +109,7 @@ impl<B: KernelBackend> Decoder<B> {
                 stop_tokens: options.stop_tokens.clone(),
                 seed: options.seed,
                 first_stream: (index * options.completions) as u64,
-                adapters: options.pass.adapters,
+                adapter: options.pass.adapters.then_some(0),
             })
             .collect();
         // Before memory is taken for them.

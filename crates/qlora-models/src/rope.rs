@@ -1,8 +1,10 @@
 //! Rotary frequencies and their variants, as `modeling_rope_utils` of transformers computes them.
 //!
 //! The variants that depend on the length of a sequence (`dynamic`, `longrope`) take that of each sequence by itself,
-//! so that a sequence does not depend on its neighbours in a batch. Keys in a cache keep the rotation that they were
-//! given, as those of transformers do.
+//! so that a sequence does not depend on its neighbours in a batch. When a cached sequence outgrows the original context
+//! of a `longrope` model its keys are computed again, as transformers does it for Phi 3. With `dynamic` the frequencies
+//! change with every token from there on: keys keep the rotation that they were given, as those of transformers do, and
+//! are shared only by sequences that were rotated alike.
 
 /// How the rotary frequencies `fᵢ = θ^(−2i/d)` are changed for contexts longer than the trained one.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -206,13 +208,21 @@ impl RopeScaling {
     }
 
     /// A number that is the same for two lengths only if their frequencies are.
-    fn regime(&self, length: usize) -> usize {
+    pub(crate) fn regime(&self, length: usize) -> usize {
         match self {
             Self::Dynamic { original_max_position_embeddings: original, .. } => length.max(*original),
             Self::LongRope { original_max_position_embeddings: original, .. } => {
                 usize::from(length > *original)
             }
             _ => 0,
+        }
+    }
+
+    /// Whether all keys of a sequence that grows to `length` tokens are computed again.
+    pub(crate) fn begins_anew_at(&self, length: usize) -> bool {
+        match self {
+            Self::LongRope { original_max_position_embeddings: original, .. } => length == original + 1,
+            _ => false,
         }
     }
 }

@@ -11,8 +11,8 @@ pub(crate) type Content = u64;
 /// What the first page of a sequence follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Parent {
-    /// Nothing: the first tokens, computed with or without adapters.
-    Start { adapters: bool },
+    /// Nothing: the first tokens, computed with these adapters or none, and rotated in this way.
+    Start { adapter: Option<usize>, regime: usize },
     /// The page of this content.
     Page(Content),
 }
@@ -141,7 +141,7 @@ impl PagePool {
 mod tests {
     use super::*;
 
-    const START: Parent = Parent::Start { adapters: true };
+    const START: Parent = Parent::Start { adapter: Some(0), regime: 0 };
 
     #[test]
     fn pages_are_handed_out_in_order_and_come_back() {
@@ -163,7 +163,8 @@ mod tests {
         let first = pool.register(pages[0], START, &[1, 2]);
         pool.register(pages[1], Parent::Page(first), &[3, 4]);
         assert_eq!(pool.find(START, &[1, 2]), Some((pages[0], first)));
-        assert_eq!(pool.find(Parent::Start { adapters: false }, &[1, 2]), None);
+        assert_eq!(pool.find(Parent::Start { adapter: None, regime: 0 }, &[1, 2]), None);
+        assert_eq!(pool.find(Parent::Start { adapter: Some(0), regime: 1 }, &[1, 2]), None);
         assert_eq!(pool.find(START, &[3, 4]), None, "behind other tokens");
         pages.iter().for_each(|page| pool.release(*page));
         assert_eq!(pool.available(), 3);

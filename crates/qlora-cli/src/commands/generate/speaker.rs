@@ -119,7 +119,7 @@ impl<'a, B: KernelBackend> Speaker<'a, B> {
             sampling: self.sampling,
             stop_tokens: self.tokenizer.eos().to_vec(),
             seed: self.seed,
-            adapters: self.adapters,
+            adapter: self.adapters.then_some(0),
             ..Request::new(prompt.to_vec())
         })?;
         let mut out = io::stdout().lock();
