@@ -301,8 +301,19 @@ impl Hub {
         if response.status().is_success() {
             return Ok(response);
         }
+        let gated = response.headers().get("x-error-code").is_some_and(|code| code == "GatedRepo");
         let advice = match status {
-            401 | 403 => "no such repository, or a gated one: accept its licence on the hub and set HF_TOKEN",
+            401 | 403 if gated && self.token.is_some() => {
+                "a gated repository, which the token has no access to: accept its licence on the hub as the owner of the \
+                 token, and let the token read gated repositories"
+            }
+            401 | 403 if gated => {
+                "a gated repository: accept its licence on the hub, then set HF_TOKEN or log in by `hf auth login`"
+            }
+            401 | 403 => {
+                "no such repository, or a private or gated one: accept its licence on the hub, then set HF_TOKEN or log in \
+                 by `hf auth login`"
+            }
             404 => "no such repository, revision or file; check the spelling",
             416 => "the partial file does not fit; fetch again",
             429 => "too many requests; wait a few minutes",

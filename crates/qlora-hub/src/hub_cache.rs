@@ -1,15 +1,23 @@
 //! Models that Hugging Face's Python library has already downloaded.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::HubId;
 
-/// The cache's folder: `HF_HUB_CACHE`, else `HF_HOME/hub`, else `HOME/.cache/huggingface/hub`.
-pub(crate) fn root_from_env() -> Option<PathBuf> {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    variable("HF_HUB_CACHE")
-        .or_else(|| variable("HF_HOME").map(|home| home.join("hub")))
-        .or_else(|| variable("HOME").map(|home| home.join(".cache/huggingface/hub")))
+/// The folder of Hugging Face's programs: `HF_HOME`, else `XDG_CACHE_HOME/huggingface`, else
+/// `HOME/.cache/huggingface`.
+pub(crate) fn hugging_face_home(variable: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let path = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    path("HF_HOME")
+        .or_else(|| path("XDG_CACHE_HOME").map(|cache| cache.join("huggingface")))
+        .or_else(|| path("HOME").map(|home| home.join(".cache/huggingface")))
+}
+
+/// The cache's folder: `HF_HUB_CACHE`, else `hub` in [Hugging Face's](hugging_face_home).
+pub(crate) fn root(variable: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let given = variable("HF_HUB_CACHE").filter(|value| !value.is_empty()).map(PathBuf::from);
+    given.or_else(|| Some(hugging_face_home(variable)?.join("hub")))
 }
 
 /// The snapshot of the id's revision, when it holds a configuration and every shard of its weights.

@@ -22,6 +22,7 @@ mod model_path;
 mod progress;
 mod pypi;
 mod store;
+mod token;
 
 pub use catalog::{KNOWN_MODELS, KnownModel, PypiModel};
 pub use dataset_store::DatasetStore;

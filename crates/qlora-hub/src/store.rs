@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::catalog::{KNOWN_MODELS, KnownModel, PypiModel, known};
 use crate::error::chain;
 use crate::hub::{Hub, Kind};
-use crate::{FetchProgress, HubError, HubId, ModelPath, hub_cache, pypi};
+use crate::{FetchProgress, HubError, HubId, ModelPath, hub_cache, pypi, token};
 
 const HUB: &str = "https://huggingface.co";
 /// How long resolving and connecting may take before the hub counts as unreachable.
@@ -97,8 +97,9 @@ struct Entry {
 impl ModelStore {
     /// The store of this user: `$QLORA_HOME/models`, else `$HOME/.cache/qlora/models`.
     ///
-    /// The hub is `$HF_ENDPOINT` or huggingface.co, with the token `$HF_TOKEN` if set. With
-    /// `HF_HUB_OFFLINE=1` the hub is never asked, with `QLORA_OFFLINE=1` neither is pip.
+    /// The hub is `$HF_ENDPOINT` or huggingface.co, with the token `$HF_TOKEN` or the one that `hf auth login` left
+    /// (`$HF_TOKEN_PATH`, else `token` in `$HF_HOME` or `~/.cache/huggingface`). With `HF_HUB_OFFLINE=1` the hub is
+    /// never asked, with `QLORA_OFFLINE=1` neither is pip.
     ///
     /// # Errors
     /// [`HubError::NoHome`] when neither `QLORA_HOME` nor `HOME` is set.
@@ -112,10 +113,11 @@ impl ModelStore {
         };
         let text = |name| variable(name).and_then(|value| value.into_string().ok());
         let mut store = Self::new(root);
-        store.hub_cache = hub_cache::root_from_env();
+        let any = |name: &str| std::env::var_os(name);
+        store.hub_cache = hub_cache::root(&any);
         store.hub = Ok(HubAddress {
             endpoint: text("HF_ENDPOINT").unwrap_or_else(|| HUB.to_owned()),
-            token: text("HF_TOKEN"),
+            token: token::find(&any),
         });
         for (name, pip_too) in [("HF_HUB_OFFLINE", false), ("QLORA_OFFLINE", true)] {
             if is_on(name) {
@@ -144,6 +146,15 @@ impl ModelStore {
     pub fn with_endpoint(mut self, endpoint: impl Into<String>) -> Self {
         let token = self.hub.ok().and_then(|hub| hub.token);
         self.hub = Ok(HubAddress { endpoint: endpoint.into(), token });
+        self
+    }
+
+    /// The same store with a token for the hub, as in `HF_TOKEN`.
+    #[must_use]
+    pub fn with_token(mut self, token: impl Into<String>) -> Self {
+        if let Ok(hub) = &mut self.hub {
+            hub.token = Some(token.into());
+        }
         self
     }
 

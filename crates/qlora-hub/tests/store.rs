@@ -29,6 +29,16 @@ impl FakeHub {
         announced_sha: impl Fn(&[u8]) -> String,
         break_off_first: bool,
     ) -> Self {
+        Self::start_gated(files, announced_sha, break_off_first, None)
+    }
+
+    /// With a token, without which no file is given.
+    fn start_gated(
+        files: &[(&str, &[u8])],
+        announced_sha: impl Fn(&[u8]) -> String,
+        break_off_first: bool,
+        token: Option<&'static str>,
+    ) -> Self {
         let listing: Vec<serde_json::Value> = files
             .iter()
             .map(|(name, bytes)| {
@@ -57,7 +67,7 @@ impl FakeHub {
         let to_break = AtomicUsize::new(usize::from(break_off_first));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                answer(stream, &served, &record, &to_break);
+                answer(stream, &served, &record, &to_break, token);
             }
         });
         Self { endpoint, asked }
@@ -69,15 +79,24 @@ fn answer(
     served: &BTreeMap<String, Vec<u8>>,
     record: &Mutex<Vec<String>>,
     to_break: &AtomicUsize,
+    token: Option<&str>,
 ) {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
     let Some(first) = lines.next() else { return };
     let path = first.split(' ').nth(1).unwrap_or("").to_owned();
-    let mut from = 0;
+    let (mut from, mut bearer) = (0, None);
     for line in lines.by_ref().take_while(|line| !line.is_empty()) {
-        if let Some(range) = line.to_ascii_lowercase().strip_prefix("range: bytes=") {
+        let line = line.to_ascii_lowercase();
+        if let Some(range) = line.strip_prefix("range: bytes=") {
             from = range.trim_end_matches('-').parse().unwrap();
         }
+        bearer = line.strip_prefix("authorization: bearer ").map(str::to_owned).or(bearer);
+    }
+    if token.is_some() && !path.starts_with("/api/") && bearer.as_deref() != token {
+        let status = if bearer.is_some() { "403 Forbidden" } else { "401 Unauthorized" };
+        let head = format!("HTTP/1.1 {status}\r\nX-Error-Code: GatedRepo\r\nContent-Length: 0\r\n");
+        let _ = stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes());
+        return;
     }
     record.lock().unwrap().push(format!("{path} from {from}"));
     let Some(bytes) = served.get(&path) else {
@@ -169,6 +188,40 @@ fn a_sharded_repository_arrives_without_what_is_not_needed() {
     assert_eq!(again.path, fetched.path);
     assert_eq!(store.resolve("org/model").unwrap(), fetched.path);
     assert_eq!(hub.asked.lock().unwrap().len(), asked.len());
+}
+
+#[test]
+fn a_download_that_another_process_began_is_continued() {
+    let weights: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+    let hub = FakeHub::start(&[("config.json", b"{}"), ("model.safetensors", &weights)], sha256, false);
+    let root = tempfile::tempdir().unwrap();
+    let begun = root.path().join(format!(".partial/org--model/{COMMIT}"));
+    fs::create_dir_all(&begun).unwrap();
+    fs::write(begun.join("model.safetensors.part"), &weights[..123_456]).unwrap();
+    let store = ModelStore::new(root.path()).with_endpoint(&hub.endpoint);
+    store.fetch("org/model", &mut Silent).unwrap();
+    assert_eq!(fs::read(root.path().join("org/model/model.safetensors")).unwrap(), weights);
+    let asked = hub.asked.lock().unwrap();
+    let resumed = format!("/org/model/resolve/{COMMIT}/model.safetensors from 123456");
+    assert!(asked.contains(&resumed), "{asked:?}");
+}
+
+#[test]
+fn a_gated_repository_says_what_to_do_and_opens_to_its_token() {
+    let files: [(&str, &[u8]); 2] = [("config.json", b"{}"), ("model.safetensors", b"weights")];
+    let hub = FakeHub::start_gated(&files, sha256, false, Some("hf_right"));
+    let root = tempfile::tempdir().unwrap();
+    let store = ModelStore::new(root.path()).with_endpoint(&hub.endpoint);
+    let refusal = |store: &ModelStore| store.fetch("org/model", &mut Silent).unwrap_err().to_string();
+    let without = refusal(&store);
+    for part in ["a gated repository: accept its licence", "HF_TOKEN", "hf auth login"] {
+        assert!(without.contains(part), "{without}");
+    }
+    let wrong = refusal(&store.clone().with_token("hf_wrong"));
+    assert!(wrong.contains("the token has no access") && !wrong.contains("hf_wrong"), "{wrong}");
+    assert!(!root.path().join("org/model").exists());
+    store.with_token("hf_right").fetch("org/model", &mut Silent).unwrap();
+    assert_eq!(fs::read(root.path().join("org/model/model.safetensors")).unwrap(), b"weights");
 }
 
 #[test]
