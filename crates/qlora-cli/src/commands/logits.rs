@@ -79,12 +79,12 @@ fn check_ids(path: &Path, rows: &[Vec<u32>], config: &DecoderConfig) -> Result<(
                 config.vocab_size
             )));
         }
-        if row.len() > config.max_position_embeddings {
+        if row.len() > config.context_length() {
             return Err(Failure::message(format!(
                 "{}: row {number} has {} ids, the model's context is {}; shorten it",
                 path.display(),
                 row.len(),
-                config.max_position_embeddings
+                config.context_length()
             )));
         }
     }

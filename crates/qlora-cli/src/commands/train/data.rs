@@ -17,7 +17,7 @@ pub(super) fn objective(
     config: &RunConfig,
     checkpoint: &Checkpoint,
 ) -> Result<SupervisedFineTuning, Failure> {
-    let context = checkpoint.config().max_position_embeddings;
+    let context = checkpoint.config().context_length();
     if config.data.max_length > context {
         eprintln!(
             "data.max_length is {}: lowered to the model's context of {context}",

@@ -45,7 +45,7 @@ fn prompts(
     checkpoint: &Checkpoint,
     tokenizer: &Tokenizer,
 ) -> Result<PromptSet, Failure> {
-    let context = checkpoint.config().max_position_embeddings.min(config.data.max_length);
+    let context = checkpoint.config().context_length().min(config.data.max_length);
     let completion = grpo.options.loss.max_completion_length;
     let room = context.saturating_sub(completion);
     if room == 0 {
