@@ -131,7 +131,8 @@ pub(crate) struct SamplingArguments {
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = parse_positive)]
     pub(crate) max_tokens: usize,
     /// Take the most likely token each time
-    #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p", "typical_p"])]
+    #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p", "typical_p", "top_h", "epsilon_cutoff",
+        "eta_cutoff", "min_tokens_to_keep"])]
     pub(crate) greedy: bool,
     /// Divide logits by this; 0 is greedy
     #[arg(long, value_name = "T", default_value_t = 0.7)]
@@ -148,6 +149,18 @@ pub(crate) struct SamplingArguments {
     /// Sample among the tokens of typical surprise that together reach probability P
     #[arg(long, value_name = "P", default_value_t = 1.0)]
     pub(crate) typical_p: f64,
+    /// Sample among the most likely tokens that have at most this share of the entropy; 0 for all
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    pub(crate) top_h: f64,
+    /// Drop tokens less likely than P; 0 for none
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    pub(crate) epsilon_cutoff: f64,
+    /// Drop tokens less likely than P, fewer where the entropy is high; 0 for none
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    pub(crate) eta_cutoff: f64,
+    /// Tokens that --top-p, --min-p, --typical-p and the cutoffs leave at least
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) min_tokens_to_keep: usize,
     /// End the answer before this text; may be given more than once
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,

@@ -57,7 +57,10 @@ fn sampling(arguments: &SamplingArguments) -> Sampling {
         top_p: arguments.top_p,
         min_p: arguments.min_p,
         typical_p: arguments.typical_p,
+        top_h: arguments.top_h,
+        epsilon_cutoff: arguments.epsilon_cutoff,
+        eta_cutoff: arguments.eta_cutoff,
+        min_tokens_to_keep: arguments.min_tokens_to_keep,
         repetition_penalty: arguments.repetition_penalty,
-        ..Sampling::default()
     }
 }

@@ -16,6 +16,13 @@ fn wrong_usage_is_exit_code_2() {
         (&["generate", "--model", "m", "--prompt", "x", "--greedy", "--top-k", "3"], "cannot be used with"),
         (&["generate", "--model", "m", "--prompt", "x", "--temperature=-1"], "temperature is -1"),
         (&["generate", "--model", "m", "--prompt", "x", "--top-p", "0"], "top_p is 0"),
+        (&["generate", "--model", "m", "--prompt", "x", "--top-h", "2"], "top_h is 2"),
+        (&["generate", "--model", "m", "--prompt", "x", "--eta-cutoff", "1"], "eta_cutoff is 1"),
+        (
+            &["generate", "--model", "m", "--prompt", "x", "--min-tokens-to-keep", "0"],
+            "min_tokens_to_keep is 0",
+        ),
+        (&["generate", "--model", "m", "--prompt", "x", "--greedy", "--top-h", "0.5"], "cannot be used with"),
         (&["logits", "--model", "m", "--ids", "i.json"], "--out"),
         (&["train"], "CONFIG.toml"),
         (&["data"], "check"),
