@@ -286,3 +286,38 @@ pub(crate) fn spread<B: Backend>(x: Tensor<B, 1>, times: usize, count: usize) ->
     let [n] = x.dims();
     x.reshape([n, 1]).repeat_dim(1, times).reshape([n * times]).narrow(0, 0, count)
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::backend::Autodiff;
+    use burn::module::AutodiffModule;
+
+    use super::*;
+    use crate::{Flex, FlexDevice};
+
+    fn assert_same(found: &Nf4Weight<Flex>, expected: &Nf4Weight<Flex>) {
+        assert_eq!((found.shape(), found.compute()), (expected.shape(), expected.compute()));
+        assert_eq!(found.codes.val().dtype(), DType::U32);
+        assert_eq!(found.codes.val().into_data(), expected.codes.val().into_data());
+        let [found, expected] = [found, expected].map(|weight| {
+            let values = dequantize(&weight.parts(), DType::F32);
+            tensor::<Flex, 2>(values).into_data().to_vec::<f32>().unwrap()
+        });
+        assert_eq!(found, expected);
+    }
+
+    /// burn converts floats where it moves modules; codes stay the words that they are.
+    #[test]
+    fn codes_and_scales_move_with_the_module() {
+        let values: Vec<f32> = (0..70 * 33).map(|i| ((i * 37 % 101) as f32 - 50.0) / 9.0).collect();
+        for double_quant in [false, true] {
+            let options = Nf4Options { double_quant, ..Nf4Options::default() };
+            let quantized = Nf4Tensor::quantize(&values, &[70, 33], options).unwrap();
+            let weight = Nf4Weight::<Flex>::new(&quantized, Compute::Bf16, &FlexDevice);
+            assert_same(&weight.clone().to_device(&FlexDevice), &weight);
+            assert_same(&weight.clone().fork(&FlexDevice), &weight);
+            let trained = Nf4Weight::<Autodiff<Flex>>::new(&quantized, Compute::Bf16, &FlexDevice);
+            assert_same(&trained.to_device(&FlexDevice).fork(&FlexDevice).valid(), &weight);
+        }
+    }
+}
