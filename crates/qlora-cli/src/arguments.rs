@@ -90,9 +90,9 @@ pub(crate) struct ModelArguments {
     /// A name, hub id, directory, or .gguf file
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: String,
-    /// An adapter directory in PEFT's format
+    /// An adapter directory in PEFT's format; `generate --chat` takes several
     #[arg(long, value_name = "DIR")]
-    pub(crate) adapter: Option<PathBuf>,
+    pub(crate) adapter: Vec<PathBuf>,
     /// How the frozen weights are held
     #[arg(long, value_enum, default_value_t = QuantKind::None, value_name = "QUANT")]
     pub(crate) quant: QuantKind,

@@ -41,6 +41,13 @@ impl Failure {
         Self::Failed(message.into().into())
     }
 
+    /// What went wrong, whatever the exit code.
+    pub(crate) fn error(&self) -> &(dyn Error + 'static) {
+        match self {
+            Self::Usage(error) | Self::Failed(error) => error.as_ref(),
+        }
+    }
+
     /// Prints the failure with its causes on stderr.
     pub(crate) fn report(self) -> ExitCode {
         let (error, code) = match self {

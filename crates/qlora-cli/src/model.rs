@@ -1,12 +1,12 @@
 //! From what was typed to a model that is ready.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use qlora_core::export::PeftAdapter;
 use qlora_core::hub::ModelStore;
 use qlora_core::kernels::{Compute, KernelBackend};
-use qlora_core::models::{Checkpoint, Decoder, LoadOptions, Quantization, load};
+use qlora_core::models::{AdapterSet, Checkpoint, Decoder, LoadOptions, Quantization, load};
 use qlora_core::quant::Nf4Options;
 use qlora_core::text::ChatTemplates;
 
@@ -18,20 +18,36 @@ use crate::failure::Failure;
 pub(crate) struct LoadedModel<B: KernelBackend> {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) decoder: Decoder<B>,
+    /// Adapters beside the one that is attached. They fit the model.
+    pub(crate) others: Vec<AdapterSet>,
 }
 
-/// Opens and loads a model, and attaches the adapter if there is one. The tokenizer has the chat template that is asked
-/// for, or the adapter's.
+impl ModelArguments {
+    /// Refuses several adapters where one answers.
+    pub(crate) fn at_most_one_adapter(&self) -> Result<(), Failure> {
+        match self.adapter.len() {
+            0 | 1 => Ok(()),
+            count => {
+                let message =
+                    format!("--adapter was given {count} times: only `generate --chat` takes several");
+                Err(Failure::usage(message))
+            }
+        }
+    }
+}
+
+/// Opens and loads a model, and attaches the first adapter if there is one. The tokenizer has the chat template that is
+/// asked for, or that of the first adapter.
 pub(crate) fn load_model<B: KernelBackend>(
     global: &GlobalOptions,
     arguments: &ModelArguments,
     template: Option<&str>,
     device: &B::Device,
 ) -> Result<LoadedModel<B>, Failure> {
-    // The adapter first: it is small, and a mistake shows before the model is loaded.
-    let adapter = arguments.adapter.as_ref().map(PeftAdapter::read).transpose()?;
+    // Adapters first: they are small, and a mistake shows before the model is loaded.
+    let adapters = arguments.adapter.iter().map(PeftAdapter::read).collect::<Result<Vec<_>, _>>()?;
     let checkpoint = open_checkpoint(&arguments.model)?;
-    let checkpoint = with_template(checkpoint, template, arguments.adapter.as_deref())?;
+    let checkpoint = with_template(checkpoint, template, arguments.adapter.first().map(PathBuf::as_path))?;
     let quantization = match arguments.quant {
         QuantKind::None => Quantization::None,
         QuantKind::Nf4 => Quantization::Nf4(Nf4Options {
@@ -39,12 +55,14 @@ pub(crate) fn load_model<B: KernelBackend>(
             ..Nf4Options::default()
         }),
     };
+    let mut others: Vec<AdapterSet> = adapters.iter().map(PeftAdapter::adapter_set).collect();
+    others.iter().try_for_each(|set| set.check(checkpoint.config()))?;
     let compute = compute::<B>(global, global.dtype.unwrap_or(ComputeKind::Auto), device);
     let mut decoder = load_with_bar(&checkpoint, LoadOptions { quantization, compute }, device)?;
-    if let Some(adapter) = adapter {
-        decoder.attach_set(&adapter.adapter_set(), 0.0)?;
+    if !others.is_empty() {
+        decoder.attach_set(&others.remove(0), 0.0)?;
     }
-    Ok(LoadedModel { checkpoint, decoder })
+    Ok(LoadedModel { checkpoint, decoder, others })
 }
 
 /// Opens the checkpoint of a name, hub id, directory or `.gguf` file. Asks no network.

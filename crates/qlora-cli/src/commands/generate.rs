@@ -27,12 +27,15 @@ impl OnBackend for Generate<'_> {
         let Self { global, arguments } = self;
         let sampling = sampling(&arguments.sampling);
         sampling.validate().map_err(|error| Failure::Usage(Box::new(error)))?;
+        if !arguments.chat {
+            arguments.model.at_most_one_adapter()?;
+        }
         let template = arguments.template.as_deref();
-        let LoadedModel { checkpoint, decoder } =
+        let LoadedModel { checkpoint, decoder, others } =
             load_model::<B>(global, &arguments.model, template, device)?;
         let tokenizer = checkpoint.tokenizer()?;
         let opening: Vec<Message> = arguments.system.iter().map(Message::system).collect();
-        let mut speaker = Speaker::new(&decoder, tokenizer, global, &arguments.sampling, sampling);
+        let mut speaker = Speaker::new(&decoder, others, tokenizer, global, &arguments.sampling, sampling)?;
         match &arguments.prompt {
             Some(prompt) if arguments.raw => {
                 let ids = speaker.raw_ids(prompt)?;
@@ -44,7 +47,7 @@ impl OnBackend for Generate<'_> {
                 let ids = speaker.chat_ids(&template, &messages)?;
                 speaker.answer(&ids)?;
             }
-            None => chat::talk(&mut speaker, opening, arguments.model.adapter.is_some())?,
+            None => chat::talk(&mut speaker, opening, arguments.model.adapter.len())?,
         }
         Ok(())
     }

@@ -51,6 +51,7 @@ pub(crate) fn run(global: &GlobalOptions, arguments: &LogitsArguments) -> Result
 impl OnBackend for Logits<'_> {
     fn run<B: KernelBackend>(self, device: &B::Device) -> Result<(), Failure> {
         let Self { global, arguments, rows } = self;
+        arguments.model.at_most_one_adapter()?;
         let LoadedModel { decoder, .. } = load_model::<B>(global, &arguments.model, None, device)?;
         check_ids(&arguments.ids, &rows, decoder.config())?;
         let shape = vec![rows.len(), rows[0].len(), decoder.config().vocab_size];

@@ -3,6 +3,7 @@
 mod bad_configuration;
 mod bad_data;
 mod bad_files;
+mod chatting;
 mod data;
 mod exporting;
 mod gemma3;

@@ -1,6 +1,7 @@
 //! Runs the program and looks at what it did.
 
 use std::ffi::OsStr;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -21,12 +22,32 @@ pub(crate) fn command(home: &Path) -> Command {
 
 /// Runs the program to its end.
 pub(crate) fn qlora<S: AsRef<OsStr>>(home: &Path, arguments: impl IntoIterator<Item = S>) -> Ran {
-    let Output { status, stdout, stderr } =
-        command(home).args(arguments).output().expect("the program starts");
-    Ran {
-        code: status.code(),
-        stdout: String::from_utf8(stdout).expect("UTF-8"),
-        stderr: String::from_utf8(stderr).expect("UTF-8"),
+    command(home).args(arguments).output().expect("the program starts").into()
+}
+
+/// As [`qlora`], with a text on stdin.
+pub(crate) fn qlora_told<S: AsRef<OsStr>>(
+    home: &Path,
+    arguments: impl IntoIterator<Item = S>,
+    text: &str,
+) -> Ran {
+    let mut command = command(home);
+    let piped = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().expect("the program starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    // It may have ended before it has read everything.
+    let _ = stdin.write_all(text.as_bytes());
+    drop(stdin);
+    child.wait_with_output().expect("the program ends").into()
+}
+
+impl From<Output> for Ran {
+    fn from(Output { status, stdout, stderr }: Output) -> Self {
+        Self {
+            code: status.code(),
+            stdout: String::from_utf8(stdout).expect("UTF-8"),
+            stderr: String::from_utf8(stderr).expect("UTF-8"),
+        }
     }
 }
 

@@ -6,10 +6,11 @@
 use std::io::{self, BufRead, IsTerminal as _};
 
 use qlora_core::kernels::KernelBackend;
+use qlora_core::models::ModelError;
 use qlora_core::text::{ChatTemplate, Message};
 
 use super::speaker::Speaker;
-use crate::failure::Failure;
+use crate::failure::{Failure, with_causes};
 
 const HELP: &str = "\
 A line is a turn. A line that ends with \\ goes on in the next; lines between two \"\"\" are one turn.
@@ -18,16 +19,19 @@ A line is a turn. A line that ends with \\ goes on in the next; lines between tw
 /reset           forget the conversation
 /system TEXT     a new system message, and a new conversation
 /adapter on|off  answer with the adapter, or as the base model
-/adapter both    answer twice: as the base model, then with the adapter
+/adapter b       answer with the second of several adapters; a is the first
+/adapter both    answer as the base model, then with the adapter, or with each of them
 /help            this
 /quit            leave, as does the end of input";
 
 /// Which model answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answering {
-    Adapted,
+    /// That with the adapter of this number.
+    Adapted(usize),
     Base,
-    Both,
+    /// The base model, then that with each adapter.
+    All,
 }
 
 enum Turn {
@@ -39,7 +43,7 @@ enum Turn {
 pub(super) fn talk<B: KernelBackend>(
     speaker: &mut Speaker<'_, B>,
     opening: Vec<Message>,
-    has_adapter: bool,
+    adapters: usize,
 ) -> Result<(), Failure> {
     let template = speaker.tokenizer().chat_template()?;
     let interactive = io::stdin().is_terminal();
@@ -51,16 +55,18 @@ pub(super) fn talk<B: KernelBackend>(
         template,
         messages: opening.clone(),
         opening,
-        has_adapter,
-        answering: Answering::Adapted,
+        adapters,
+        answering: Answering::Adapted(0),
         interactive,
+        unanswered: 0,
     };
     let mut lines = io::stdin().lock();
     while let Some(turn) = read_turn(&mut lines, interactive)? {
         match turn {
             Turn::Says(text) => {
+                let before = conversation.messages.clone();
                 conversation.messages.push(Message::user(text));
-                conversation.answer()?;
+                conversation.answer_or_explain(before)?;
             }
             Turn::Commands(command) => {
                 if !conversation.obey(&command)? {
@@ -69,7 +75,13 @@ pub(super) fn talk<B: KernelBackend>(
             }
         }
     }
-    Ok(())
+    match conversation.unanswered {
+        // Whoever sat there has read why.
+        count if count > 0 && !interactive => {
+            Err(Failure::message(format!("turns without an answer: {count}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The next turn that is not empty; `None` at the end of input.
@@ -123,9 +135,11 @@ struct Conversation<'a, 'm, B: KernelBackend> {
     template: ChatTemplate,
     opening: Vec<Message>,
     messages: Vec<Message>,
-    has_adapter: bool,
+    adapters: usize,
     answering: Answering,
     interactive: bool,
+    /// Turns that could not be answered.
+    unanswered: usize,
 }
 
 impl<B: KernelBackend> Conversation<'_, '_, B> {
@@ -138,11 +152,12 @@ impl<B: KernelBackend> Conversation<'_, '_, B> {
             ("/reset", _) => self.messages.clone_from(&self.opening),
             ("/undo", _) => self.forget_turn(),
             ("/again", _) => {
+                let before = self.messages.clone();
                 if self.messages.last().is_some_and(|message| message.role() == "assistant") {
                     self.messages.pop();
                 }
                 match self.messages.last().is_some_and(|message| message.role() == "user") {
-                    true => self.answer()?,
+                    true => self.answer_or_explain(before)?,
                     false => eprintln!("there is no turn to answer"),
                 }
             }
@@ -151,14 +166,35 @@ impl<B: KernelBackend> Conversation<'_, '_, B> {
                 self.opening = vec![Message::system(text)];
                 self.messages.clone_from(&self.opening);
             }
-            ("/adapter", _) if !self.has_adapter => eprintln!("no adapter was given: --adapter DIRECTORY"),
-            ("/adapter", "on") => self.answering = Answering::Adapted,
-            ("/adapter", "off") => self.answering = Answering::Base,
-            ("/adapter", "both") => self.answering = Answering::Both,
-            ("/adapter", _) => eprintln!("/adapter takes on, off or both"),
+            ("/adapter", _) if self.adapters == 0 => {
+                eprintln!("no adapter was given: --adapter DIRECTORY");
+            }
+            ("/adapter", which) => match self.answering(which) {
+                Some(answering) => self.answering = answering,
+                None => eprintln!("/adapter takes {}on, off or both", self.letters()),
+            },
             _ => eprintln!("{name} is not a command; /help tells which there are"),
         }
         Ok(true)
+    }
+
+    /// What an argument of `/adapter` stands for.
+    fn answering(&self, which: &str) -> Option<Answering> {
+        match which {
+            "on" => Some(Answering::Adapted(0)),
+            "off" => Some(Answering::Base),
+            "both" => Some(Answering::All),
+            which => {
+                let adapter = (0..self.adapters).find(|adapter| letter(*adapter).to_string() == which)?;
+                Some(Answering::Adapted(adapter))
+            }
+        }
+    }
+
+    /// What several adapters are called.
+    fn letters(&self) -> String {
+        let several = if self.adapters > 1 { self.adapters } else { 0 };
+        (0..several).map(|adapter| format!("{}, ", letter(adapter))).collect()
     }
 
     /// Takes the last turn and whatever followed it away.
@@ -170,18 +206,45 @@ impl<B: KernelBackend> Conversation<'_, '_, B> {
         }
     }
 
-    /// Answers the conversation so far. Of two answers the adapter's is the one that is remembered.
+    /// Answers the conversation so far. Where that fails it says why, and the conversation is what it was `before`.
+    fn answer_or_explain(&mut self, before: Vec<Message>) -> Result<(), Failure> {
+        let Err(failure) = self.answer() else { return Ok(()) };
+        if failure.error().is::<io::Error>() {
+            // Nobody reads the answers any more.
+            return Err(failure);
+        }
+        self.messages = before;
+        self.unanswered += 1;
+        eprintln!("error: {}", with_causes(failure.error()));
+        if let Some(ModelError::ContextTooLong { .. }) = failure.error().downcast_ref() {
+            eprintln!("/undo and /reset make room, and so does a smaller --max-tokens");
+        }
+        Ok(())
+    }
+
+    /// Whether the adapter of which number answers, and how the answer is labelled.
+    fn passes(&self) -> Vec<(Option<usize>, String)> {
+        let labelled = |adapter| match self.adapters {
+            1 => (Some(adapter), "adapter: ".to_owned()),
+            _ => (Some(adapter), format!("adapter {}: ", letter(adapter))),
+        };
+        match self.answering {
+            Answering::Adapted(adapter) => vec![(Some(adapter), String::new())],
+            Answering::Base => vec![(None, String::new())],
+            Answering::All => {
+                let base = (None, "base: ".to_owned());
+                std::iter::once(base).chain((0..self.adapters).map(labelled)).collect()
+            }
+        }
+    }
+
+    /// Answers the conversation so far. Of several answers the last is remembered.
     fn answer(&mut self) -> Result<(), Failure> {
         let ids = self.speaker.chat_ids(&self.template, &self.messages)?;
-        let passes: &[(bool, &str)] = match self.answering {
-            Answering::Adapted => &[(true, "")],
-            Answering::Base => &[(false, "")],
-            Answering::Both => &[(false, "base: "), (true, "adapter: ")],
-        };
         let mut remembered = String::new();
-        for (adapters, label) in passes {
+        for (adapter, label) in self.passes() {
             eprint!("{label}");
-            self.speaker.set_adapters(*adapters);
+            self.speaker.set_adapter(adapter);
             let answer = self.speaker.answer(&ids)?;
             if self.interactive {
                 let speed = answer.timing.tokens_per_second();
@@ -195,4 +258,9 @@ impl<B: KernelBackend> Conversation<'_, '_, B> {
         self.speaker.next_seed();
         Ok(())
     }
+}
+
+/// What an adapter is called: the first is a.
+fn letter(adapter: usize) -> char {
+    char::from_u32('a' as u32 + adapter as u32).unwrap_or('?')
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use qlora_core::kernels::KernelBackend;
 use qlora_core::models::{
-    Completion, Decoder, FinishReason, Flow, Generator, GeneratorOptions, Request, Sampling,
+    AdapterSet, Completion, Decoder, FinishReason, Flow, Generator, GeneratorOptions, Request, Sampling,
 };
 use qlora_core::text::{ChatTemplate, Message, RenderInput, StopStrings, TokenStream, Tokenizer};
 use serde_json::json;
@@ -18,6 +18,8 @@ const FIRST_PAGES: usize = 256;
 
 pub(super) struct Speaker<'a, B: KernelBackend> {
     decoder: &'a Decoder<B>,
+    /// Adapters beside the decoder's.
+    others: Vec<AdapterSet>,
     tokenizer: Tokenizer,
     generator: Generator<B>,
     pages: usize,
@@ -26,7 +28,7 @@ pub(super) struct Speaker<'a, B: KernelBackend> {
     stops: Vec<String>,
     seed: u64,
     json: bool,
-    adapters: bool,
+    adapter: Option<usize>,
 }
 
 /// What an answer took.
@@ -54,32 +56,34 @@ pub(super) struct Answer {
 impl<'a, B: KernelBackend> Speaker<'a, B> {
     pub(super) fn new(
         decoder: &'a Decoder<B>,
+        others: Vec<AdapterSet>,
         tokenizer: Tokenizer,
         global: &GlobalOptions,
         arguments: &SamplingArguments,
         sampling: Sampling,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, Failure> {
+        Ok(Self {
             decoder,
+            generator: generator(decoder, &others, FIRST_PAGES)?,
+            others,
             tokenizer,
-            generator: generator(decoder, FIRST_PAGES),
             pages: FIRST_PAGES,
             sampling,
             max_tokens: arguments.max_tokens,
             stops: arguments.stop.clone(),
             seed: global.seed.unwrap_or(0),
             json: global.json,
-            adapters: true,
-        }
+            adapter: Some(0),
+        })
     }
 
     pub(super) fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
 
-    /// Whether the adapter takes part in the next answers.
-    pub(super) fn set_adapters(&mut self, on: bool) {
-        self.adapters = on;
+    /// Which adapter takes part in the next answers, from 0; `None`: the base model answers.
+    pub(super) fn set_adapter(&mut self, adapter: Option<usize>) {
+        self.adapter = adapter;
     }
 
     /// Another stream of random numbers, the same in each run.
@@ -105,23 +109,32 @@ impl<'a, B: KernelBackend> Speaker<'a, B> {
         Ok(self.tokenizer.encode(&rendered.text)?)
     }
 
-    /// Prints the answer as it is made, and returns it. What the prompt has in common with earlier ones is not
-    /// computed again.
-    pub(super) fn answer(&mut self, prompt: &[u32]) -> Result<Answer, Failure> {
-        let pages = (prompt.len() + self.max_tokens).div_ceil(16);
-        if pages > self.pages {
-            // Twice as many, so that a conversation seldom outgrows them.
-            self.pages = 2 * pages;
-            self.generator = generator(self.decoder, self.pages);
-        }
-        let request = self.generator.submit(Request {
+    /// Asks for an answer, and sees to it that the cache holds it.
+    fn submit(&mut self, prompt: &[u32]) -> Result<usize, Failure> {
+        let request = Request {
             max_new_tokens: self.max_tokens,
             sampling: self.sampling,
             stop_tokens: self.tokenizer.eos().to_vec(),
             seed: self.seed,
-            adapter: self.adapters.then_some(0),
+            adapter: self.adapter,
             ..Request::new(prompt.to_vec())
-        })?;
+        };
+        // Before memory is taken for it.
+        request.check(0, self.decoder.config())?;
+        let pages = request.pages();
+        if pages > self.pages {
+            // Twice as many, so that a conversation seldom outgrows them; more than the context is never needed.
+            let most = self.decoder.config().context_length().div_ceil(16);
+            self.pages = pages.max(most.min(2 * pages));
+            self.generator = generator(self.decoder, &self.others, self.pages)?;
+        }
+        Ok(self.generator.submit(request)?)
+    }
+
+    /// Prints the answer as it is made, and returns it. What the prompt has in common with earlier ones is not
+    /// computed again.
+    pub(super) fn answer(&mut self, prompt: &[u32]) -> Result<Answer, Failure> {
+        let request = self.submit(prompt)?;
         let mut out = io::stdout().lock();
         let mut stream = TokenStream::new(&self.tokenizer, true);
         let mut stops = StopStrings::new(self.stops.iter().cloned());
@@ -177,8 +190,17 @@ impl<'a, B: KernelBackend> Speaker<'a, B> {
     }
 }
 
-fn generator<B: KernelBackend>(decoder: &Decoder<B>, pages: usize) -> Generator<B> {
-    Generator::new(decoder, GeneratorOptions { max_sequences: 1, pages, ..GeneratorOptions::default() })
+fn generator<B: KernelBackend>(
+    decoder: &Decoder<B>,
+    others: &[AdapterSet],
+    pages: usize,
+) -> Result<Generator<B>, Failure> {
+    let options = GeneratorOptions { max_sequences: 1, pages, ..GeneratorOptions::default() };
+    let mut generator = Generator::new(decoder, options);
+    for adapters in others {
+        generator.add_adapters(adapters)?;
+    }
+    Ok(generator)
 }
 
 fn show(out: &mut impl Write, text: &str, json: bool) -> Result<(), Failure> {
