@@ -57,7 +57,7 @@ pub(crate) fn load_model<B: KernelBackend>(
     };
     let mut others: Vec<AdapterSet> = adapters.iter().map(PeftAdapter::adapter_set).collect();
     others.iter().try_for_each(|set| set.check(checkpoint.config()))?;
-    let compute = compute::<B>(global, global.dtype.unwrap_or(ComputeKind::Auto), device);
+    let compute = compute::<B>(global, global.dtype.unwrap_or(ComputeKind::Auto), device)?;
     let mut decoder = load_with_bar(&checkpoint, LoadOptions { quantization, compute }, device)?;
     if !others.is_empty() {
         decoder.attach_set(&others.remove(0), 0.0)?;
@@ -116,12 +116,12 @@ pub(crate) fn load_with_bar<B: KernelBackend>(
     Ok(decoder?)
 }
 
-/// The type of products. Says on stderr where is computed, and what `auto` came to.
+/// The type of products, which the device has to know. Says on stderr where is computed, and what `auto` came to.
 pub(crate) fn compute<B: KernelBackend>(
     global: &GlobalOptions,
     kind: ComputeKind,
     device: &B::Device,
-) -> Compute {
+) -> Result<Compute, Failure> {
     let (compute, why) = match kind {
         ComputeKind::Bf16 => (Compute::Bf16, None),
         ComputeKind::F16 => (Compute::F16, None),
@@ -131,11 +131,19 @@ pub(crate) fn compute<B: KernelBackend>(
             (compute, Some(why))
         }
     };
+    let backend = global.backend.unwrap_or_default().name();
+    let name = device_name().map(|name| format!(" ({name})")).unwrap_or_default();
+    let known = Compute::available_on::<B>(device);
+    if !known.contains(&compute) {
+        let known: Vec<String> = known.iter().map(ToString::to_string).collect();
+        return Err(Failure::usage(format!(
+            "{backend}{name} has no products in {compute}: choose {} or auto, by --dtype or model.dtype",
+            known.join(", ")
+        )));
+    }
     if !global.json {
         let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
-        let backend = global.backend.unwrap_or_default().name();
-        let name = device_name().map(|name| format!(" ({name})")).unwrap_or_default();
         eprintln!("computing on {backend}{name}, products in {compute}{why}");
     }
-    compute
+    Ok(compute)
 }

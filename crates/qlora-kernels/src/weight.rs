@@ -75,6 +75,17 @@ impl Compute {
         }
     }
 
+    /// The types of products that a device knows, be it slowly.
+    #[must_use]
+    pub fn available_on<B: KernelBackend>(device: &B::Device) -> Vec<Self> {
+        let known = |compute: &Self| {
+            // A CPU rounds operands that it holds in f32.
+            let dtype = B::activation_dtype(*compute);
+            dtype == DType::F32 || B::supports_dtype(device, dtype)
+        };
+        [Self::F32, Self::F16, Self::Bf16].into_iter().filter(known).collect()
+    }
+
     /// Rounds `x` to this type and back: what a product does with its operands when its input is wider.
     pub(crate) fn round<B: Backend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
         match x.dtype() {

@@ -106,7 +106,7 @@ impl Run<'_> {
         device: &B::Device,
     ) -> Result<(), Failure> {
         let Self { global, config, directory, checkpoint, initial } = self;
-        let compute = products::<B>(global, config, device);
+        let compute = products::<B>(global, config, device)?;
         let options = LoadOptions { quantization: quantization(config), compute };
         let mut model = load_with_bar::<Autodiff<B>>(checkpoint, options, device)?;
         let lora = attach(&mut model, config, initial)?;
@@ -147,7 +147,11 @@ fn quantization(config: &RunConfig) -> Quantization {
     }
 }
 
-fn products<B: KernelBackend>(global: &GlobalOptions, config: &RunConfig, device: &B::Device) -> Compute {
+fn products<B: KernelBackend>(
+    global: &GlobalOptions,
+    config: &RunConfig,
+    device: &B::Device,
+) -> Result<Compute, Failure> {
     let kind = match config.model.dtype {
         ConfigCompute::Auto => ComputeKind::Auto,
         ConfigCompute::Bf16 => ComputeKind::Bf16,

@@ -47,6 +47,15 @@ fn vulkan_checkpointing_gives_the_same_bits() {
     assert!(adapters[0] == adapters[2], "offload");
 }
 
+/// WGSL has no bf16.
+#[test]
+fn vulkan_refuses_bf16_by_what_it_has() {
+    let home = tempfile::tempdir().unwrap();
+    prepare(home.path());
+    let arguments = ["train", "run.toml", "--backend", "vulkan", "--dtype", "bf16"];
+    qlora(home.path(), arguments).failed(2, &["no products in bf16", "choose f32"]);
+}
+
 #[test]
 fn vulkan_trains_in_f16_with_a_scaled_loss() {
     let home = tempfile::tempdir().unwrap();
