@@ -94,7 +94,7 @@ fn run<B: KernelBackend>(run: &Options, device: &B::Device) -> Result<()> {
 
     let wanted =
         TaskPrompts { task: run.task, count: 1000, seed: 42, system: Some(SYSTEM.into()), prefill: None };
-    let context = checkpoint.config().max_position_embeddings;
+    let context = checkpoint.config().context_length();
     let fitting = PromptOptions {
         max_tokens: context.saturating_sub(run.tokens),
         skip_bad_rows: false,

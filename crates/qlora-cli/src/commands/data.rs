@@ -58,7 +58,7 @@ fn encoder(model: &str, arguments: &EncoderArguments) -> Result<(Encoder, usize)
         encoder = encoder.with_train_on(train_on.into());
     }
     let config = checkpoint.config();
-    Ok((encoder.with_vocab_size(config.vocab_size), config.max_position_embeddings))
+    Ok((encoder.with_vocab_size(config.vocab_size), config.context_length()))
 }
 
 /// The options of a command, and what a configuration says where they do not.
