@@ -1,14 +1,17 @@
 //! From what was typed to a model that is ready.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use qlora_core::data::Encoder;
 use qlora_core::export::PeftAdapter;
 use qlora_core::hub::ModelStore;
 use qlora_core::kernels::{Compute, KernelBackend};
-use qlora_core::models::{AdapterSet, Checkpoint, Decoder, LoadOptions, Quantization, load};
+use qlora_core::models::{AdapterSet, Checkpoint, Decoder, LoadOptions, ModelError, Quantization, load};
 use qlora_core::quant::Nf4Options;
-use qlora_core::text::ChatTemplates;
+use qlora_core::text::{ChatTemplates, Error as TextError};
 
 use crate::arguments::{ComputeKind, GlobalOptions, ModelArguments, QuantKind};
 use crate::backend::device_name;
@@ -96,6 +99,19 @@ pub(crate) fn with_template(
         Some(templates) => Ok(checkpoint.with_chat_templates(templates)?),
         None => Ok(checkpoint),
     }
+}
+
+/// How the model reads rows: what training sees, and what `data` shows of it.
+pub(crate) fn encoder(checkpoint: &Checkpoint) -> Result<Encoder, Failure> {
+    let encoder = match checkpoint.tokenizer() {
+        Ok(tokenizer) => Encoder::new(Arc::new(tokenizer)),
+        // Rows of token ids need none; other rows say so themselves.
+        Err(ModelError::Text(TextError::Read { source, .. })) if source.kind() == ErrorKind::NotFound => {
+            Encoder::token_ids_only()
+        }
+        Err(error) => return Err(error.into()),
+    };
+    Ok(encoder.with_vocab_size(checkpoint.config().vocab_size))
 }
 
 /// Loads a checkpoint with a progress bar on stderr.

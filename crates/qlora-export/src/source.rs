@@ -111,16 +111,10 @@ impl<'a> ExportSource<'a> {
         shape: &[usize],
         mut piece: impl FnMut(Vec<f32>) -> Result<(), ExportError>,
     ) -> Result<(), ExportError> {
-        let mut start = 0;
-        while let [rows, columns] = *shape
-            && start < rows
-        {
-            let end = rows.min(start + PIECE.div_ceil(columns));
-            let Some(values) = self.checkpoint.table_rows(name, start..end)? else { break };
-            piece(values)?;
-            start = end;
+        match self.checkpoint.table_pieces(name, PIECE) {
+            Some(mut pieces) => pieces.try_for_each(|values| piece(values?)),
+            None => piece(self.tensor(name, shape)?),
         }
-        if start == 0 { piece(self.tensor(name, shape)?) } else { Ok(()) }
     }
 
     /// A tensor by its Hugging Face name as f32, row-major, merged: of exactly this shape.

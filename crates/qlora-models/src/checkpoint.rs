@@ -193,9 +193,9 @@ impl Checkpoint {
     ) -> Result<Nf4Tensor, ModelError> {
         if let Format::Safetensors(files) = &self.format
             && !TABLES.contains(&name)
-            && let Some(weight) = files.quantize(&self.path, name, shape, options)?
+            && !files.has_in_nf4(name)
         {
-            return Ok(weight);
+            return files.quantize(&self.path, name, shape, options);
         }
         Nf4Tensor::quantize(&self.tensor(name, shape)?, shape, options)
             .map_err(|source| ModelError::Quantize { path: self.path.clone(), name: name.to_owned(), source })
@@ -246,6 +246,20 @@ impl Checkpoint {
             true => self.grown_rows(name, rows).map(Some),
             false => Ok(None),
         }
+    }
+
+    /// All rows of the embedding or of the head in order, as f32, in pieces of about so many elements; `None` for any
+    /// other tensor.
+    pub fn table_pieces(
+        &self,
+        name: &str,
+        elements: usize,
+    ) -> Option<impl Iterator<Item = Result<Vec<f32>, ModelError>>> {
+        let table = TABLES.into_iter().find(|table| *table == name)?;
+        let rows = self.config.vocab_size;
+        let piece = elements.div_ceil(self.config.hidden_size.max(1)).max(1);
+        let starts = (0..rows).step_by(piece);
+        Some(starts.map(move |start| self.grown_rows(table, start..rows.min(start + piece))))
     }
 
     /// Rows of a table as the files have it.

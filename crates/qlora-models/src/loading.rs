@@ -93,16 +93,11 @@ impl<B: KernelBackend> PartSource<B> for Loader<'_, B> {
 
     fn dense(&mut self, name: &str, shape: [usize; 2]) -> Result<FrozenWeight<B>, ModelError> {
         let (compute, device) = (self.options.compute, self.device);
-        if self.checkpoint.table_rows(name, 0..0)?.is_none() {
+        // The largest tensors of a model come some rows at a time.
+        let Some(pieces) = self.checkpoint.table_pieces(name, PIECE) else {
             return Ok(FrozenWeight::dense(self.read(name, &shape)?, shape, compute, device));
-        }
-        // The largest tensors of a model, so some rows at a time.
+        };
         device::enter(format!("loading {name}"));
-        let rows = (PIECE / shape[1].max(1)).max(1);
-        let pieces = (0..shape[0]).step_by(rows).map(|start| {
-            let piece = self.checkpoint.table_rows(name, start..shape[0].min(start + rows))?;
-            Ok::<_, ModelError>(piece.unwrap_or_default())
-        });
         let weight = FrozenWeight::dense_pieces(pieces, shape, compute, device)?;
         self.advance();
         Ok(weight)

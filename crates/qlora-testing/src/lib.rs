@@ -5,11 +5,15 @@
 //! `qlora fetch smollm2-135m` puts it. A test that finds neither says so and passes, unless
 //! `QLORA_REQUIRE_GOLDEN=1`, which the CI sets, turns that into a failure.
 
+mod byte_tokenizer;
 pub mod mutations;
+mod random_llama;
 mod small_model;
 
 use std::path::{Path, PathBuf};
 
+pub use byte_tokenizer::byte_tokenizer;
+pub use random_llama::RandomLlama;
 pub use small_model::write_small_model;
 
 /// A file or folder below the golden folder, or `None` (said on stderr) when it is absent.

@@ -182,6 +182,17 @@ pub enum AdapterConfig {
     },
 }
 
+impl AdapterConfig {
+    /// The directory of the adapter that training goes on from.
+    #[must_use]
+    pub fn directory(&self) -> Option<&Path> {
+        match self {
+            Self::Fresh(_) => None,
+            Self::From { directory, .. } => Some(directory),
+        }
+    }
+}
+
 /// `[data]`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DataConfig {

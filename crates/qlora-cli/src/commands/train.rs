@@ -73,10 +73,7 @@ impl OnBackend for Train<'_> {
         // What is quick to check comes before what takes long: directory, adapter, data, model.
         let directory = RunDirectory::new(&config, resume);
         directory.check()?;
-        let initial = match &config.lora {
-            AdapterConfig::From { directory, .. } => Some(directory.as_path()),
-            AdapterConfig::Fresh(_) => None,
-        };
+        let initial = config.lora.directory();
         let adapter = initial.map(PeftAdapter::read).transpose()?;
         let checkpoint = open_checkpoint(&config.model.path)?;
         let checkpoint = with_template(checkpoint, config.data.template.as_deref(), initial)?;

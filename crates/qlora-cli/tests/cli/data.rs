@@ -357,3 +357,30 @@ fn of_a_data_set_of_the_hub_the_train_split_is_read_and_told() {
     assert_eq!(report(&check("two/de").succeeded())["train"]["rows"], 1);
     check("two").failed(1, &["there are several configurations: de, en; name the folder of one of them"]);
 }
+
+/// What is shown of a run that goes on from an adapter is what its training sees: the adapter's template.
+#[test]
+fn rows_of_a_run_have_the_template_of_the_adapter_that_it_goes_on_from() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    tiny_model::write_with_tokenizer(home);
+    fs::create_dir(home.join("adapter")).unwrap();
+    let template = "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n\
+                    {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    fs::write(home.join("adapter/chat_template.jinja"), template).unwrap();
+    let row =
+        r#"{"messages": [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]}"#;
+    fs::write(home.join("rows.jsonl"), row).unwrap();
+    let run = |lora: &str| {
+        let run = format!(
+            "[model]\npath = 'model'\n[lora]\n{lora}\n[data]\ntrain = 'rows.jsonl'\n[train]\nsteps = 1\n[output]\ndir = 'out'\n"
+        );
+        fs::write(home.join("run.toml"), run).unwrap();
+    };
+    run("init_from = 'adapter'");
+    let shown = qlora(home, ["data", "show", "run.toml"]).succeeded().stdout;
+    assert!(shown.contains("<|im_start|>") && shown.contains("two"), "{shown}");
+    qlora(home, ["data", "check", "run.toml"]).succeeded();
+    run("rank = 4");
+    qlora(home, ["data", "check", "run.toml"]).failed(1, &["chat template"]);
+}

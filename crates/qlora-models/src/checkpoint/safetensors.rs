@@ -101,17 +101,14 @@ impl Tensors {
         Ok(values)
     }
 
-    /// A weight in NF4, quantized as it is read. `None` where it is stored in NF4: for other options, that is.
+    /// A weight in NF4 that is stored in floats, quantized as it is read.
     pub(super) fn quantize(
         &self,
         path: &Path,
         name: &str,
         shape: &[usize],
         options: Nf4Options,
-    ) -> Result<Option<Nf4Tensor>, ModelError> {
-        if self.nf4(path, name, shape)?.is_some() {
-            return Ok(None);
-        }
+    ) -> Result<Nf4Tensor, ModelError> {
         let name = renamed(self.prefix, name);
         if !self.files.contains(&name) {
             return Err(ModelError::MissingTensor { path: path.to_owned(), name });
@@ -126,7 +123,7 @@ impl Tensors {
             }
         })?;
         self.files.release(&name);
-        Ok(Some(weight))
+        Ok(weight)
     }
 
     /// Some rows of a matrix, which need not fit into memory as a whole.

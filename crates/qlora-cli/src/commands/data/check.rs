@@ -1,7 +1,7 @@
 //! `qlora data check`: a report on whole files.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use qlora_core::data::check::{CheckOptions, PlannedBatch, PlannedLength, RunPlan, Severity, check};
 use qlora_core::data::{OnLong, Sources};
@@ -23,6 +23,8 @@ struct Checked {
     eval: Option<Sources>,
     model: Option<String>,
     encoder: EncoderArguments,
+    /// That training goes on from.
+    adapter: Option<PathBuf>,
     options: CheckOptions,
 }
 
@@ -37,6 +39,7 @@ impl Checked {
                 eval,
                 model: arguments.model.clone(),
                 encoder: arguments.encoder.clone(),
+                adapter: None,
                 options: CheckOptions {
                     max_length: arguments.max_length,
                     on_long: arguments.on_long.map_or_else(OnLong::default, OnLong::from),
@@ -53,6 +56,7 @@ impl Checked {
         let data = config.data;
         Self {
             encoder: super::encoder_of_run(&arguments.encoder, &data),
+            adapter: config.lora.directory().map(Path::to_owned),
             model: arguments.model.clone().or(Some(config.model.path)),
             options: CheckOptions {
                 split: data.eval_split.filter(|_| eval.is_none()),
@@ -124,7 +128,7 @@ pub(super) fn run(global: &GlobalOptions, arguments: &CheckArguments) -> Result<
     let encoder = match &checked.model {
         None => None,
         Some(model) => {
-            let (encoder, context) = super::encoder(model, &checked.encoder)?;
+            let (encoder, context) = super::encoder(model, &checked.encoder, checked.adapter.as_deref())?;
             checked.limit_to(context);
             Some(encoder)
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
+use std::path::Path;
 
 use qlora_core::data::check::{PickedRow, pick};
 use qlora_core::data::pieces;
@@ -16,21 +17,23 @@ use crate::failure::Failure;
 
 pub(super) fn run(global: &GlobalOptions, arguments: &ShowArguments) -> Result<(), Failure> {
     let config = run_config(&arguments.files, &arguments.rows_as)?;
-    let (sources, model, encoder) = match config {
+    let (sources, model, encoder, adapter) = match config {
         None => (
             sources(&arguments.files, &arguments.rows_as)?,
             arguments.model.clone(),
             arguments.encoder.clone(),
+            None,
         ),
-        Some(RunConfig { data, model, .. }) => {
+        Some(RunConfig { data, model, lora, .. }) => {
             let encoder = super::encoder_of_run(&arguments.encoder, &data);
-            (data.train, arguments.model.clone().or(Some(model.path)), encoder)
+            let adapter = lora.directory().map(Path::to_owned);
+            (data.train, arguments.model.clone().or(Some(model.path)), encoder, adapter)
         }
     };
     let Some(model) = model else {
         return Err(Failure::usage("name the model that is to be trained: --model MODEL"));
     };
-    let (encoder, _) = super::encoder(&model, &encoder)?;
+    let (encoder, _) = super::encoder(&model, &encoder, adapter.as_deref())?;
     let wanted: BTreeSet<usize> = arguments.rows.iter().flat_map(|rows| rows.0.clone()).collect();
     let picked = pick(&sources, &wanted, &encoder, &mut ProgressBars::new())?;
     if picked.is_empty() {

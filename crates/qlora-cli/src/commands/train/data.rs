@@ -1,16 +1,13 @@
 //! The rows of a run.
 
-use std::io::ErrorKind;
-use std::sync::Arc;
-
-use qlora_core::data::{Augmentation, DataPlan, Dataset, DatasetOptions, Encoder};
+use qlora_core::data::{Augmentation, DataPlan, Dataset, DatasetOptions};
 use qlora_core::hub::ProgressBars;
-use qlora_core::models::{Checkpoint, ModelError};
-use qlora_core::text::Error as TextError;
+use qlora_core::models::Checkpoint;
 use qlora_core::train::SupervisedFineTuning;
 use qlora_core::train::config::{DataConfig, RunConfig};
 
 use crate::failure::Failure;
+use crate::model::encoder;
 
 /// Reads and checks the rows, prints what became of them, and makes them the objective.
 pub(super) fn objective(
@@ -24,7 +21,7 @@ pub(super) fn objective(
             config.data.max_length
         );
     }
-    let encoder = encoder(config, checkpoint)?;
+    let encoder = encoder(checkpoint)?.with_train_on(config.data.train_on);
     let options = options(&config.data, context);
     let told = |name: &str, sources: &dyn std::fmt::Display, data: Dataset| {
         eprintln!("{name} data {sources}: {}", data.report());
@@ -55,18 +52,6 @@ pub(super) fn objective(
         objective = objective.with_evaluation(eval);
     }
     Ok(objective)
-}
-
-fn encoder(config: &RunConfig, checkpoint: &Checkpoint) -> Result<Encoder, Failure> {
-    let encoder = match checkpoint.tokenizer() {
-        Ok(tokenizer) => Encoder::new(Arc::new(tokenizer)),
-        // Rows of token ids need none; other rows say so themselves.
-        Err(ModelError::Text(TextError::Read { source, .. })) if source.kind() == ErrorKind::NotFound => {
-            Encoder::token_ids_only()
-        }
-        Err(error) => return Err(error.into()),
-    };
-    Ok(encoder.with_train_on(config.data.train_on).with_vocab_size(checkpoint.config().vocab_size))
 }
 
 /// The rows of `data.train`.
